@@ -1,0 +1,1 @@
+"""The learner: what a model is, how it predicts, and how it learns from one batch."""

@@ -1,0 +1,150 @@
+"""What an application learns from, and what it learns: fields and tasks."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+FIELD_KINDS = ("id", "ids", "dense")
+TASK_KINDS = ("binary", "multiclass", "regression")
+CLOSINGS = ("window", "arrival")
+TRANSFORMS = ("", "log1p")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+
+
+def _one_of(where: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{where} is {value!r}: {nearest(value, known)}")
+
+
+def _named(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{what} is {name!r}: expected a letter, then letters, digits or '_'")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input of an impression.
+
+    `id` is an integer or a string; `ids` a list of them, of which the first `size` count;
+    `dense` a finite number.
+    """
+
+    name: str
+    kind: str
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        _named("Field.name", self.name)
+        _one_of(f"Field({self.name!r}).kind", self.kind, FIELD_KINDS)
+        if self.size < 1 or (self.kind != "ids" and self.size != 1):
+            raise ValueError(
+                f"Field({self.name!r}).size is {self.size}: expected 1, or more for kind 'ids'"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to predict, and how long after an impression its label may come.
+
+    `close="window"` closes the label `window_ms` of event time after the impression;
+    `close="arrival"` closes a positive (for other kinds: any value) as soon as it comes.
+    The task's name is also the kind of feedback that carries its label. `transform="log1p"` makes
+    the label ln(1 + value).
+    """
+
+    name: str
+    kind: str
+    window_ms: int
+    close: str = "window"
+    classes: int = 1
+    weight: float = 1.0
+    transform: str = ""
+
+    def __post_init__(self) -> None:
+        _named("Task.name", self.name)
+        _one_of(f"Task({self.name!r}).kind", self.kind, TASK_KINDS)
+        _one_of(f"Task({self.name!r}).close", self.close, CLOSINGS)
+        _one_of(f"Task({self.name!r}).transform", self.transform, TRANSFORMS)
+        if self.window_ms < 0:
+            raise ValueError(f"Task({self.name!r}).window_ms is {self.window_ms}: expected 0 or more")
+        if self.weight <= 0:
+            raise ValueError(f"Task({self.name!r}).weight is {self.weight}: expected more than 0")
+        if (self.kind == "multiclass") != (self.classes > 1):
+            raise ValueError(
+                f"Task({self.name!r}).classes is {self.classes}: "
+                "expected 2 or more for 'multiclass' and 1 for the other kinds"
+            )
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the model predicts for it: one a class, else one."""
+        return self.classes
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Fields and tasks, and which id fields name the user and the item."""
+
+    fields: tuple[Field, ...]
+    tasks: tuple[Task, ...]
+    user: str
+    item: str | None = None
+
+    def __post_init__(self) -> None:
+        for what, names in (
+            ("fields", [f.name for f in self.fields]),
+            ("tasks", [t.name for t in self.tasks]),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"Schema.{what} has a name twice: {', '.join(names)}")
+        if not self.tasks:
+            raise ValueError("Schema.tasks is empty: expected at least one task")
+        ids = [f.name for f in self.fields if f.kind == "id"]
+        for role, name in (("user", self.user), ("item", self.item)):
+            if name is not None and name not in ids:
+                raise ValueError(f"Schema.{role} is {name!r}, no field of kind 'id': {nearest(name, ids)}")
+
+    def of_kind(self, kind: str) -> tuple[Field, ...]:
+        return tuple(f for f in self.fields if f.kind == kind)
+
+    @cached_property
+    def outputs(self) -> int:
+        return sum(t.outputs for t in self.tasks)
+
+    @cached_property
+    def output_slices(self) -> dict[str, slice]:
+        """Where each task's predictions stand in a row of `outputs` numbers."""
+        slices, start = {}, 0
+        for task in self.tasks:
+            slices[task.name] = slice(start, start + task.outputs)
+            start += task.outputs
+        return slices
+
+    @property
+    def longest_window_ms(self) -> int:
+        return max(t.window_ms for t in self.tasks)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Schema:
+        raw = json.loads(text)
+        return cls(
+            fields=tuple(Field(**f) for f in raw["fields"]),
+            tasks=tuple(Task(**t) for t in raw["tasks"]),
+            user=raw["user"],
+            item=raw["item"],
+        )
