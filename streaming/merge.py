@@ -1,0 +1,181 @@
+"""The one order of all partitions' events, whatever was fetched when.
+
+Effective time e = max(event time, the partition's maximum so far - lateness). An event is released
+once e lies below the least of all partitions' (maximum - lateness), in the order (e, rank, event
+id); copies that agree in all three go by their place in the log. Duplicates, and what is older than
+the memory of ids, are dropped in that order, so the result is the same for every way of fetching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from features.events import END, HEARTBEAT, Codec, Events
+from model.idmap import IdMap, drop, find, put, table_key, table_salt
+
+NEVER = np.iinfo(np.int64).min // 4
+"""The maximum of a partition that has said nothing yet."""
+
+FRESH, DUPLICATE, LATE = 0, 1, 2
+
+
+class Merge:
+    """Events of many partitions in; one ordered stream without duplicates out.
+
+    `partitions` are all (topic, partition) of the log; `memory_ms` is how long an event id is
+    remembered, in event time; `longest_window_ms` that of the tasks.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[tuple[str, int]],
+        codec: Codec,
+        lateness_ms: int,
+        memory_ms: int,
+    ) -> None:
+        self.partitions = list(partitions)
+        self.index = {tp: i for i, tp in enumerate(self.partitions)}
+        self.lateness_ms = lateness_ms
+        self.longest_window_ms = codec.schema.longest_window_ms
+        self.maxima = np.full(len(self.partitions), NEVER, np.int64)
+        self.held: list[Events] = []
+        self.ids = IdMemory(memory_ms)
+        self.released = {"in": 0, "duplicate": 0, "late": 0}
+        self._empty, _ = codec.decode(self.partitions[0][0], 0, [], [], [])
+
+    @property
+    def watermark(self) -> int:
+        """Effective time below which nothing can come any more."""
+        return int(self.maxima.min()) - self.lateness_ms
+
+    def furthest_behind(self) -> list[tuple[str, int]]:
+        """The partitions, least maximum first: the order in which to read them."""
+        return [self.partitions[i] for i in np.argsort(self.maxima, kind="stable")]
+
+    def push(self, events: Events) -> None:
+        """Takes decoded records of one partition, in the order of their offsets."""
+        if not len(events):
+            return
+        p = int(events.partition[0])
+        window, lateness = self.longest_window_ms, self.lateness_ms
+        is_end = events.rank == END
+        reach = events.time + np.where(is_end, window + lateness + 1, 0)
+        so_far = np.maximum.accumulate(np.concatenate(([self.maxima[p]], reach)))
+        events.e = np.maximum(events.time + np.where(is_end, window, 0), so_far[:-1] - lateness)
+        self.maxima[p] = so_far[-1]
+        real = events.rank != HEARTBEAT
+        if real.any():
+            self.held.append(events if real.all() else events.take(real))
+
+    def release(self) -> Events:
+        """All events that nothing can come before any more, in order."""
+        if not self.held:
+            return self._empty
+        held = Events.concatenate(self.held)
+        due = held.e < self.watermark
+        if not due.any():
+            self.held = [held]
+            return self._empty
+        out = held.take(due)
+        self.held = [] if due.all() else [held.take(~due)]
+        out = out.take(np.lexsort((out.offset, out.partition, out.id, out.rank, out.e)))
+        verdict = self.ids.judge(out)
+        self.released["in"] += int((out.rank != END).sum())
+        self.released["duplicate"] += int((verdict == DUPLICATE).sum())
+        self.released["late"] += int((verdict == LATE).sum())
+        return out if not verdict.any() else out.take(verdict == FRESH)
+
+    def state(self) -> dict[str, Any]:
+        held = Events.concatenate(self.held) if self.held else self._empty
+        return {
+            "partitions": [list(tp) for tp in self.partitions],
+            "maxima": self.maxima.copy(),
+            "held": held.state(),
+            "ids": self.ids.state(),
+            "released": dict(self.released),
+        }
+
+    def load(self, tree: dict[str, Any]) -> None:
+        """Goes on from `state()`. Raises ValueError where the log has other partitions."""
+        if [tuple(tp) for tp in tree["partitions"]] != self.partitions:
+            raise ValueError(
+                f"the checkpoint was made on {len(tree['partitions'])} partitions, "
+                f"this log has {len(self.partitions)}: use the log it was made on"
+            )
+        self.maxima = tree["maxima"].copy()
+        held = Events.restored(tree["held"])
+        self.held = [held] if len(held) else []
+        self.ids.load(tree["ids"])
+        self.released = dict(tree["released"])
+
+
+class IdMemory:
+    """Event ids of the last `memory_ms` of effective time.
+
+    An event is a duplicate when an event of its rank and id was fresh at most `memory_ms` before;
+    it is late when its own time is more than that before its effective time, so that nobody could
+    tell. The rule is exact, whenever old ids are swept out.
+    """
+
+    def __init__(self, memory_ms: int) -> None:
+        self.memory_ms = memory_ms
+        self.seen = IdMap()  # key of (rank, id) -> e
+        self.queue = np.empty((1024, 2), np.int64)  # the same in the order of e
+        self.first = self.last = 0
+
+    def judge(self, events: Events) -> np.ndarray:
+        """FRESH, DUPLICATE or LATE for each of the events, which come in order: int8 [n]."""
+        n = len(events)
+        self.seen.reserve(n)
+        if self.last + n > len(self.queue):
+            live = self.queue[self.first : self.last]
+            self.queue = np.empty((2 * (len(live) + n), 2), np.int64)
+            self.queue[: len(live)] = live
+            self.first, self.last = 0, len(live)
+        verdict = np.zeros(n, np.int8)
+        self.first, self.last = _judge(
+            events.rank, events.id, events.time, events.e, self.memory_ms, _SALTS,
+            self.seen.keys, self.seen.values, self.queue, self.first, self.last, verdict,
+        )  # fmt: skip
+        self.seen.size = self.last - self.first
+        return verdict
+
+    def state(self) -> dict[str, Any]:
+        return {"queue": self.queue[self.first : self.last].copy()}
+
+    def load(self, tree: dict[str, Any]) -> None:
+        self.queue = tree["queue"].copy()
+        self.first, self.last = 0, len(self.queue)
+        self.seen = IdMap(len(self.queue))
+        self.seen.insert(self.queue[:, 0], self.queue[:, 1])
+
+
+_SALTS = np.array([table_salt(f"rank {rank}") for rank in range(END + 1)], np.int64)
+
+
+@njit(cache=True)
+def _judge(
+    rank, id, time, e, memory_ms, salts, seen_keys, seen_values, queue, first, last, verdict
+):  # type: ignore[no-untyped-def]
+    for i in range(rank.shape[0]):
+        if rank[i] == END:
+            continue
+        while first < last and queue[first, 1] < e[i] - memory_ms:
+            drop(seen_keys, seen_values, queue[first, 0])
+            first += 1
+        if time[i] < e[i] - memory_ms:
+            verdict[i] = LATE
+            continue
+        key = table_key(salts[rank[i]], id[i])
+        if find(seen_keys, seen_values, key) >= 0:
+            verdict[i] = DUPLICATE
+            continue
+        put(seen_keys, seen_values, key, e[i])
+        queue[last, 0] = key
+        queue[last, 1] = e[i]
+        last += 1
+    return first, last
