@@ -40,7 +40,7 @@ def mix64(x: np.uint64) -> np.uint64:
 def table_key(salt: int, id: int) -> int:
     """The key of `id` in the table of `salt`: 1 .. 2^63 - 1, never 0."""
     key = mix64(np.uint64(id) + np.uint64(salt)) >> _S1
-    return np.int64(max(key, _ONE))
+    return np.int64(max(key, _ONE))  # type: ignore[return-value]
 
 
 @numba.njit(cache=True)
@@ -54,7 +54,7 @@ def table_keys(salt: int, ids: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, inline="always")
 def _home(keys: np.ndarray, key: int) -> int:
-    return np.int64(mix64(np.uint64(key)) & np.uint64(keys.shape[0] - 1))
+    return np.int64(mix64(np.uint64(key)) & np.uint64(keys.shape[0] - 1))  # type: ignore[return-value]
 
 
 @numba.njit(cache=True)
@@ -171,7 +171,7 @@ class IdMap:
         Returns how many are new. Raises ValueError for the reserved key `EMPTY`.
         """
         if (keys == EMPTY).any():
-            raise ValueError(f"keys hold {EMPTY}, the mark of an empty slot: expected another int64")
+            raise ValueError(f"keys hold {EMPTY}, the mark of an empty slot: expected another")
         self.reserve(keys.size)
         added = _put_all(self.keys, self.values, keys, values)
         self.size += added

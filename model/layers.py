@@ -1,0 +1,137 @@
+"""Running standardisation of inputs and targets, and layers for all tasks in one matmul."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+import torch
+from torch import nn
+
+
+class Standardiser:
+    """Columns to mean 0 and variance 1, by what was seen before; float64 within.
+
+    Mean and variance are Welford's, over the past until `memory` rows, then exponentially
+    weighted with that memory. A column never seen gives 0. Values are clipped to +-`clip`; one
+    that is not finite gives NaN, so that the step that holds it is refused.
+    """
+
+    def __init__(self, columns: int, memory: float = 100_000.0, clip: float = 5.0):
+        self.memory, self.clip = memory, clip
+        self.count = np.zeros(columns)
+        self.mean = np.zeros(columns)
+        self.variance = np.zeros(columns)
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        """float32 [n, columns] -> standardised float32 [n, columns]. Changes nothing."""
+        out = np.empty(values.shape, np.float32)
+        _standardise(values, self.count, self.mean, self.variance, self.clip, out)
+        return out
+
+    @property
+    def scale(self) -> np.ndarray:
+        """The standard deviation of each column, 1 where it is not known: float64 [columns]."""
+        return np.where(self.variance > 0, np.sqrt(self.variance), 1.0)
+
+    def update(self, values: np.ndarray, mask: np.ndarray) -> None:
+        """Takes in the rows of values [n, columns] whose mask [n, columns] is set."""
+        _absorb(values, mask, self.count, self.mean, self.variance, self.memory)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {
+            "count": self.count.copy(),
+            "mean": self.mean.copy(),
+            "variance": self.variance.copy(),
+        }
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        self.count = state["count"].copy()
+        self.mean = state["mean"].copy()
+        self.variance = state["variance"].copy()
+
+
+@numba.njit(cache=True)
+def _standardise(values, count, mean, variance, clip, out) -> None:  # type: ignore[no-untyped-def]
+    for c in range(values.shape[1]):
+        scale = 1.0 / math.sqrt(variance[c]) if variance[c] > 1e-12 else 1.0
+        for i in range(values.shape[0]):
+            z = (values[i, c] - mean[c]) * scale if count[c] > 0 else 0.0
+            if not math.isfinite(values[i, c]):
+                z = math.nan
+            elif z > clip:
+                z = clip
+            elif z < -clip:
+                z = -clip
+            out[i, c] = z
+
+
+@numba.njit(cache=True)
+def _absorb(values, mask, count, mean, variance, memory) -> None:  # type: ignore[no-untyped-def]
+    for c in range(values.shape[1]):
+        n, total = 0, 0.0
+        for i in range(values.shape[0]):
+            if mask[i, c]:
+                n += 1
+                total += values[i, c]
+        if n == 0:
+            continue
+        here = total / n
+        spread = 0.0
+        for i in range(values.shape[0]):
+            if mask[i, c]:
+                spread += (values[i, c] - here) ** 2
+        # Chan et al. 1979: two parts' means and sums of squares make the whole's.
+        past = min(count[c], memory)
+        delta = here - mean[c]
+        whole = past + n
+        mean[c] += delta * n / whole
+        variance[c] = (variance[c] * past + spread + delta * delta * past * n / whole) / whole
+        count[c] += n
+
+
+def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
+    """He et al. 2015, for ReLU: uniform within +-sqrt(6 / fan_in)."""
+    bound = math.sqrt(6.0 / max(fan_in, 1))
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+
+
+class Towers(nn.Module):
+    """A hidden layer and an output layer a task, all tasks in one batched matmul.
+
+    [task, n, inputs] -> [task, n, widest], where widest is the most outputs of a task.
+    """
+
+    def __init__(
+        self, tasks: int, inputs: int, hidden: int, widest: int, generator: torch.Generator
+    ):
+        super().__init__()
+        self.hidden = uniform((tasks, inputs, hidden), inputs, generator)
+        self.hidden_bias = nn.Parameter(torch.zeros(tasks, 1, hidden))
+        self.out = uniform((tasks, hidden, widest), 6 * hidden, generator)
+        self.out_bias = nn.Parameter(torch.zeros(tasks, 1, widest))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.baddbmm(self.hidden_bias, x, self.hidden).relu()
+        return torch.baddbmm(self.out_bias, hidden, self.out)
+
+
+def flatten(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Puts all parameters, and their gradients, into one flat tensor each.
+
+    The module keeps its parameters, as views at multiples of 64 bytes (the kernels' alignment, so
+    that last bits do not depend on what stands before). An optimiser of the flat tensor is one
+    kernel, and one norm says whether all gradients are finite.
+    """
+    parameters = list(module.parameters())
+    numbers = [p.numel() for p in parameters]
+    sizes = [-(-n // 16) * 16 for n in numbers]
+    flat = torch.zeros(sum(sizes), device=parameters[0].device)
+    flat.grad = flat_grad = torch.zeros_like(flat)
+    parts = zip(parameters, numbers, flat.split(sizes), flat_grad.split(sizes), strict=True)
+    for parameter, n, weights, grads in parts:
+        weights[:n].copy_(parameter.detach().reshape(-1))
+        parameter.data = weights[:n].view(parameter.shape)
+        parameter.grad = grads[:n].view(parameter.shape)
+    return flat, flat_grad

@@ -1,0 +1,189 @@
+"""The trainer: predict, score and learn, one batch at a time. No clock, no I/O, no global RNG.
+
+Shapes: B the batch size, n <= B examples of a batch, task the tasks, outputs their predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.batch import Batch, Inputs, Layout
+from model.digest import tree_hash
+from model.embedding import EmbeddingConfig
+from model.layers import flatten
+from model.network import NetworkConfig
+from model.optim import DenseOptimiser, RowOptimiser
+from model.schema import Schema
+from model.score import Block, Predictor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did. `loss` float32 [task] is the mean over unmasked labels (NaN where there
+    are none), `count` int64 [task] their number, `predictions` float32 [n, outputs] were made
+    before learning. Where `finite` is False nothing was learnt and nothing has changed."""
+
+    step: int
+    examples: int
+    loss: np.ndarray
+    count: np.ndarray
+    predictions: np.ndarray
+    finite: bool
+
+
+class Trainer:
+    """A model that learns. The same batches give the same bits, whatever came between."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """All of a model but its schema. `batch_size` is also the block in which scoring runs."""
+
+        network: NetworkConfig = field(default_factory=NetworkConfig)
+        embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+        dense: DenseOptimiser = field(default_factory=DenseOptimiser)
+        rows: RowOptimiser = field(default_factory=RowOptimiser)
+        batch_size: int = 64
+        device: str = "cpu"
+
+        def __post_init__(self) -> None:
+            if self.batch_size < 1:
+                raise ValueError(f"batch_size is {self.batch_size}: expected 1 or more")
+
+    def __init__(self, schema: Schema, layout: Layout, config: Config, seed: int):
+        if config.device == "cpu":
+            torch.set_num_threads(1)
+        self.schema, self.layout, self.config, self.seed = schema, layout, config, seed
+        self.steps = 0
+        self.predictor = Predictor(
+            schema, layout, config.network, config.embedding, config.rows, config.batch_size,
+            seed, config.device,
+        )  # fmt: skip
+        self._flat, self._grads = flatten(self.predictor.network)
+        self._optimiser = config.dense.build(self._flat)
+        weights = np.array([task.weight for task in schema.tasks])
+        self.adjust(weights, np.ones(len(schema.tasks)), 1.0)
+
+    def adjust(self, task_weights: np.ndarray, tower_lr: np.ndarray, row_lr: float) -> None:
+        """Sets the tasks' weights in the loss, and multipliers of learning rates: each task's own
+        parameters (tower, linear terms, wide weights) and all embedding rows. Both [task]."""
+        self.task_weights = np.array(task_weights, np.float64)
+        self.tower_lr = np.array(tower_lr, np.float64)
+        self.row_lr = float(row_lr)
+        of_output = self.predictor.objective.task_of_output
+        rows, device = self.config.rows, self.config.device
+        rates = np.append(rows.lr, rows.wide_lr * self.tower_lr[of_output]) * self.row_lr
+        self._rates = torch.tensor(rates, dtype=torch.float32, device=device)
+        self._moderated: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if (self.tower_lr != 1).any():
+            by_task = torch.tensor(self.tower_lr, dtype=torch.float32, device=device)
+            by_output = by_task[torch.from_numpy(of_output).to(device)]
+            network = self.predictor.network
+            for weights in network.towers.parameters():
+                self._moderated.append((weights.data, by_task.view(-1, 1, 1)))
+            for weights in (network.linear, network.bias):
+                self._moderated.append((weights.data, by_output))
+
+    def predict(self, inputs: Inputs) -> np.ndarray:
+        """float32 [n, outputs]: probabilities, or values for a regression. Changes nothing."""
+        return self.predictor.predict(inputs)
+
+    def step(self, batch: Batch) -> StepReport:
+        """Predicts, scores and learns from a batch of at most B examples in one forward pass.
+
+        Raises ValueError for a batch of another shape. What is not finite, among the labels used,
+        the inputs or any gradient, changes nothing: the report's `finite` is False.
+        """
+        self._check(batch)
+        n, model = len(batch), self.predictor
+        labels, mask = model.standard_labels(batch.labels, batch.mask)
+        targets, counts = model.objective.targets(
+            labels, mask, self.task_weights, self.config.batch_size
+        )
+        block = model.read(batch.inputs)
+        logits = model.network(block.deep, block.wide, block.dense)
+        with torch.no_grad():
+            linked = model.objective.link(logits)
+            error = linked - torch.from_numpy(targets).to(linked.device)
+            error *= torch.from_numpy(counts).to(linked.device)
+        self._grads.zero_()
+        block.deep.grad = None
+        logits.backward(error)
+        loss = model.objective.losses(logits.detach().cpu().numpy(), targets, mask)
+        predictions = model.values(linked)[:n]
+        of_pooled = block.deep.grad
+        assert of_pooled is not None
+        finite = self._finite(of_pooled)
+        if finite:
+            self._learn(batch, block, of_pooled, error)
+        return StepReport(self.steps, n, loss, mask.sum(0), predictions, finite)
+
+    def _check(self, batch: Batch) -> None:
+        n, tasks = len(batch), len(self.schema.tasks)
+        batch.inputs.check(self.layout)
+        if batch.labels.shape != (n, tasks) or batch.mask.shape != (n, tasks):
+            raise ValueError(
+                f"Batch.labels are {batch.labels.shape} and Batch.mask {batch.mask.shape}: "
+                f"expected both {(n, tasks)}"
+            )
+        if n > self.config.batch_size:
+            raise ValueError(f"Batch holds {n} examples: expected {self.config.batch_size} at most")
+
+    def _finite(self, of_pooled: torch.Tensor) -> bool:
+        norm = torch.linalg.vector_norm
+        return math.isfinite((norm(self._grads) + norm(of_pooled)).item())
+
+    def _learn(
+        self, batch: Batch, block: Block, of_pooled: torch.Tensor, error: torch.Tensor
+    ) -> None:
+        model, n = self.predictor, len(batch)
+        before = [weights.clone() for weights, _ in self._moderated]
+        self._optimiser.step()
+        for (weights, rate), old in zip(self._moderated, before, strict=True):
+            weights.copy_(old + rate * (weights - old))
+        # A wide weight enters its logit as it is, so its gradient is the logit's.
+        model.embedding.learn(
+            block.keys[:n], block.index[:n], block.weights[:n],
+            of_pooled[:n], error[:n], self._rates,
+        )  # fmt: skip
+        model.absorb(batch)
+        self.steps += 1
+
+    def state(self) -> dict[str, Any]:
+        """All that decides the future, as a tree; embedding rows in the order of their keys."""
+        optimiser = self._optimiser.state_dict()["state"].get(0, {})
+        return {
+            "step": self.steps,
+            "seed": self.seed,
+            "model": self.predictor.state(),
+            "optimiser": {name: value.cpu().numpy().copy() for name, value in optimiser.items()},
+            "task_weights": self.task_weights.copy(),
+            "tower_lr": self.tower_lr.copy(),
+            "row_lr": self.row_lr,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()` of a trainer of the same schema, layout and config, exactly."""
+        if state["seed"] != self.seed:
+            raise ValueError(f"state is of seed {state['seed']}: expected this one's, {self.seed}")
+        self.steps = state["step"]
+        self.predictor.load(state["model"])
+        optimiser = self._optimiser.state_dict()
+        optimiser["state"] = {}
+        if state["optimiser"]:
+            tensors = {n: torch.from_numpy(v.copy()) for n, v in state["optimiser"].items()}
+            optimiser["state"] = {0: tensors}
+        self._optimiser.load_state_dict(optimiser)
+        self.adjust(state["task_weights"], state["tower_lr"], state["row_lr"])
+
+    def state_hash(self) -> str:
+        """The hex SHA-256 of `state()`."""
+        return tree_hash(self.state())
+
+    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays by name and a meta dict (JSON): what `model.score.Scorer` needs."""
+        return self.predictor.arrays(), {**self.predictor.meta(), "step": self.steps}

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model.batch import Bag, Layout
+from model.embedding import Embedding, EmbeddingConfig
+from model.idmap import table_salt
+from model.optim import RowOptimiser
+from model.pooling import merge, merge_in_torch, pool, pool_in_torch
+
+LAYOUT = Layout((Bag("user", "user"), Bag("item", "item"), Bag("seen", "item", 3)))
+OUTPUTS, DIM = 2, 4
+
+
+def table(seed: int = 0, noise: float = 0.01) -> Embedding:
+    config = EmbeddingConfig(DIM, init=0.1, noise=noise)
+    return Embedding(LAYOUT, OUTPUTS, config, RowOptimiser("sgd"), seed)
+
+
+def learn(embedding: Embedding, keys: list[list[int]], gradient: float = 1.0) -> None:
+    array = np.array(keys, np.int64)
+    weights = (array != 0).astype(np.float32)
+    deep = torch.full((len(keys), len(LAYOUT.bags), DIM), gradient)
+    wide = torch.full((len(keys), OUTPUTS), gradient)
+    embedding.learn(array, embedding.find(array), weights, deep, wide, torch.full((3,), 0.1))
+
+
+def row(embedding: Embedding, key: int) -> np.ndarray:
+    return embedding.rows[int(embedding.ids.lookup(np.array([key]))[0])].numpy().copy()
+
+
+def unseen(embedding: Embedding, name: str) -> np.ndarray:
+    return row(embedding, -1 - table_salt(name))
+
+
+def pooled(embedding: Embedding, keys: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    array = np.array(keys, np.int64)
+    deep = torch.full((len(keys), len(LAYOUT.bags), DIM), 9.0)
+    wide = torch.full((len(keys), OUTPUTS), 9.0)
+    weights = np.ones(array.shape, np.float32)
+    embedding.pool(embedding.find(array), weights, deep, wide)
+    return deep.numpy(), wide.numpy()
+
+
+def test_an_id_not_seen_scores_as_its_tables_unseen_row_and_is_not_admitted() -> None:
+    embedding = table()
+    learn(embedding, [[11, 22, 0, 0, 0]])
+    deep, _ = pooled(embedding, [[77, 88, 99, 0, 0]])
+    assert (deep[0, 0] == unseen(embedding, "user")[:DIM]).all()
+    assert (deep[0, 1] == unseen(embedding, "item")[:DIM]).all()
+    assert (deep[0, 2] == unseen(embedding, "item")[:DIM]).all()
+    assert len(embedding) == 2 + 2
+    assert (unseen(embedding, "user") != unseen(embedding, "item")).any()
+
+
+def test_a_new_id_starts_as_the_unseen_row_and_its_gradient_moves_both() -> None:
+    embedding = table(noise=0.0)
+    before = unseen(embedding, "user")
+    learn(embedding, [[11, 0, 0, 0, 0], [12, 0, 0, 0, 0]])
+    assert row(embedding, 11) == pytest.approx(before - 0.1, abs=1e-6)
+    assert unseen(embedding, "user") == pytest.approx(before - 0.2, abs=1e-6)
+    late = unseen(embedding, "user")
+    learn(embedding, [[11, 0, 0, 0, 0]])
+    assert row(embedding, 11) == pytest.approx(before - 0.2, abs=1e-6)
+    assert (unseen(embedding, "user") == late).all()
+
+
+def test_new_ids_tell_apart_by_noise_in_the_deep_part_only() -> None:
+    embedding = table(noise=0.01)
+    learn(embedding, [[11, 0, 0, 0, 0], [12, 0, 0, 0, 0]], gradient=0.0)
+    a, b, origin = row(embedding, 11), row(embedding, 12), unseen(embedding, "user")
+    assert (a[:DIM] != b[:DIM]).all() and (abs(a - origin) <= 0.01).all()
+    assert (a[DIM:] == origin[DIM:]).all() and (b[DIM:] == origin[DIM:]).all()
+
+
+def test_an_ids_first_row_does_not_depend_on_the_order_of_arrival() -> None:
+    one, two = table(), table()
+    learn(one, [[11, 0, 0, 0, 0], [12, 0, 0, 0, 0]], 0.0)
+    learn(two, [[12, 0, 0, 0, 0]], 0.0)
+    learn(two, [[11, 0, 0, 0, 0]], 0.0)
+    for name, array in one.arrays().items():
+        assert np.array_equal(array, two.arrays()[name]), name
+    assert (table(seed=1).arrays()["rows"] != table(seed=0).arrays()["rows"]).any()
+
+
+def test_growth_moves_no_row() -> None:
+    embedding = table()
+    for start in range(1, 6_000, 60):
+        learn(embedding, [[k, 0, 0, 0, 0] for k in range(start, start + 60)], 0.0)
+    fresh = table()
+    learn(fresh, [[4_321, 0, 0, 0, 0]], 0.0)
+    assert (row(embedding, 4_321) == row(fresh, 4_321)).all() and len(embedding) == 6_002
+
+
+def test_pooling_is_torchs_embedding_bag() -> None:
+    draw = np.random.default_rng(0)
+    rows = torch.tensor(draw.normal(size=(20, DIM + OUTPUTS)), dtype=torch.float32)
+    index = draw.integers(0, 20, (7, 3))
+    weights = draw.normal(size=(7, 3)).astype(np.float32)
+    deep, wide = torch.empty(7, 1, DIM), torch.empty(7, OUTPUTS)
+    pool(rows, index, weights, np.zeros(3, np.int64), DIM, deep, wide)
+    expected = F.embedding_bag(
+        torch.from_numpy(index), rows, mode="sum", per_sample_weights=torch.from_numpy(weights)
+    )
+    assert torch.cat([deep[:, 0], wide], 1).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_merged_gradients_are_autograds() -> None:
+    draw = np.random.default_rng(1)
+    rows = torch.tensor(draw.normal(size=(6, DIM + OUTPUTS)), requires_grad=True)
+    index, bag_of = draw.integers(0, 6, (8, 5)), LAYOUT.bag_of_slot
+    weights = draw.normal(size=(8, 5)).astype(np.float32)
+    deep, wide = torch.zeros(8, 3, DIM).double(), torch.zeros(8, OUTPUTS).double()
+    up, up_wide = torch.randn(8, 3, DIM), torch.randn(8, OUTPUTS)
+    for s in range(5):
+        part = rows[index[:, s]] * torch.from_numpy(weights[:, s : s + 1])
+        deep[:, bag_of[s]] += part[:, :DIM]
+        wide = wide + part[:, DIM:]
+    ((deep * up).sum() + (wide * up_wide).sum()).backward()
+    marks = np.full(6, -1, np.int64)
+    touched, grads = merge(index, index, weights, bag_of, up, up_wide, marks)
+    assert sorted(touched.tolist()) == sorted(set(index.ravel().tolist()))
+    assert rows.grad is not None and (marks == -1).all()
+    assert grads.numpy() == pytest.approx(rows.grad[touched].numpy(), abs=1e-5)
+
+
+def test_kernels_and_torch_operations_agree() -> None:
+    draw = np.random.default_rng(2)
+    rows = torch.tensor(draw.normal(size=(30, DIM + OUTPUTS)), dtype=torch.float32)
+    index = draw.integers(-1, 20, (16, 5))
+    also = np.where((index >= 0) & (draw.random((16, 5)) < 0.3), index + 10, index)
+    weights = draw.normal(size=(16, 5)).astype(np.float32)
+    weights[0] = 0
+    bag_of = LAYOUT.bag_of_slot
+    found = [(torch.empty(16, 3, DIM), torch.empty(16, OUTPUTS)) for _ in range(2)]
+    pool(rows, index, weights, bag_of, DIM, *found[0])
+    pool_in_torch(rows, index, weights, bag_of, DIM, *found[1])
+    for a, b in zip(*found, strict=True):
+        assert a.numpy() == pytest.approx(b.numpy(), abs=1e-6)
+    touched, grads = merge(index, also, weights, bag_of, *found[0], np.full(30, -1, np.int64))
+    expected, theirs = merge_in_torch(index, also, weights, bag_of, *found[0])
+    order = touched.argsort()
+    assert (touched[order] == expected).all()
+    assert grads[order].numpy() == pytest.approx(theirs.numpy(), abs=1e-5)
+
+
+def test_a_loaded_table_has_the_same_arrays_and_goes_on_the_same() -> None:
+    one, two = table(), table()
+    learn(one, [[5, 6, 7, 8, 0], [9, 6, 8, 0, 0]])
+    two.load(one.arrays())
+    for embedding in (one, two):
+        learn(embedding, [[5, 1, 7, 2, 0], [3, 6, 8, 0, 0]], -0.5)
+    for name, array in one.arrays().items():
+        assert np.array_equal(array, two.arrays()[name]), name
