@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from streaming.drift import SIGNALS, DriftEvent, DriftMonitor
+
+BATCH = 64
+Batches = list[dict[tuple[str, str], tuple[float, int]]]
+
+
+def log_odds(p: float | np.ndarray) -> np.ndarray:
+    return np.log(p / (1.0 - np.asarray(p)))
+
+
+def binary(
+    seed: int,
+    examples: int,
+    rate: float = 0.3,
+    *,
+    task: str = "click",
+    to: tuple[int, float] | None = None,
+    turned: tuple[int, float] | None = None,
+    learning: float = 0.0,
+    wander: float = 0.0,
+) -> Batches:
+    """Signals of a calibrated model of a binary task.
+
+    `to`: from this example on the rate is that. `turned`: from this example on this share of users
+    wants the opposite. `learning`: examples over which the model comes to know what it can.
+    `wander`: standard deviation of a level (log odds) that lasts for about 640 examples.
+    """
+    r = np.random.default_rng(seed)
+    taste = r.normal(size=examples) * 1.3
+    index = np.arange(examples)
+    level = np.full(examples, float(log_odds(rate)))
+    if to is not None:
+        level = np.where(index >= to[0], log_odds(to[1]), level)
+    if wander:
+        noise, step = r.normal(size=examples // BATCH + 1), 0.0
+        steps = [step := 0.9 * step + math.sqrt(0.19) * n for n in noise]
+        level = level + wander * np.repeat(steps, BATCH)[:examples]
+    known = 1.0 - 0.9 * np.exp(-index / learning) if learning else np.ones(examples)
+    wants = taste.copy()
+    if turned is not None:
+        wants[(index >= turned[0]) & (r.random(examples) < turned[1])] *= -1.0
+    seen = known * taste
+    rest = np.sqrt(
+        1.69 * (1.0 - known**2)
+    )  # what the model cannot see, as a smoothing of its logit
+    p = 1.0 / (1.0 + np.exp(-(level + wants)))
+    shrink = np.sqrt(1.0 + np.pi * rest**2 / 8.0)
+    q = 1.0 / (1.0 + np.exp(-(log_odds(rate) + seen) / shrink))
+    y = (r.random(examples) < p).astype(float)
+    loss = -np.log(np.where(y > 0, q, 1.0 - q))
+    whole = examples // BATCH * BATCH
+    means = [v[:whole].reshape(-1, BATCH).mean(1).tolist() for v in (loss, q - y, y)]
+    return [
+        {(task, s): (v, BATCH) for s, v in zip(SIGNALS, row, strict=True)}
+        for row in zip(*means, strict=True)
+    ]
+
+
+def watch(batches: Batches, monitor: DriftMonitor | None = None) -> list[DriftEvent]:
+    monitor = monitor or DriftMonitor(["click"])
+    events = []
+    for i, signals in enumerate(batches):
+        events += monitor.update(signals, (i + 1) * BATCH, i * 1_000)
+    return events
+
+
+def constant(signal: str, means: list[float], count: int = 256) -> Batches:
+    return [{("click", signal): (mean, count)} for mean in means]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_moved_label_rate_is_seen_within_3000_examples(seed: int) -> None:
+    events = watch(binary(seed, 40_000, to=(25_000, 0.5)))
+    event = next(e for e in events if e.signal == "label_rate")
+    assert 25_000 < event.example < 28_000
+    assert abs(event.began_example - 25_000) <= 512
+    assert event.direction == "up"
+    assert event.before == pytest.approx(0.35, abs=0.02) and event.after > 0.45
+    assert all(e.example > 25_000 for e in events)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_turned_preferences_are_seen_in_the_loss_within_3000_examples(seed: int) -> None:
+    events = watch(binary(seed, 40_000, turned=(25_000, 0.35)))
+    assert [(e.signal, e.direction) for e in events][:1] == [("loss", "up")]
+    assert 25_000 < events[0].example < 28_000
+    assert events[0].before < 0.56 and events[0].after > 0.62
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stationary_stream_has_at_most_one_event_in_200_000_examples(seed: int) -> None:
+    streams = (
+        binary(seed, 200_000, 0.3, task="a"),
+        binary(seed + 100, 200_000, 0.02, task="b"),
+        binary(seed + 200, 200_000, 0.3, task="c", learning=30_000),
+        binary(seed + 300, 200_000, 0.1, task="d", wander=0.12),
+    )
+    together = [a | b | c | d for a, b, c, d in zip(*streams, strict=True)]
+    assert len(watch(together, DriftMonitor(["a", "b", "c", "d"]))) <= 1
+
+
+def test_the_model_learning_is_no_drift() -> None:
+    noise = np.random.default_rng(0).normal(size=120) * 0.01
+    fall = [0.7 if i < 60 else 0.4 for i in range(120)]
+    rise = fall[::-1]
+    toward_zero = [0.3 if i < 60 else 0.0 for i in range(120)]
+    config = DriftMonitor.Config(warm_up=0)
+    for signal, means, expected in (
+        ("loss", fall, []),
+        ("loss", rise, ["up"]),
+        ("calibration", toward_zero, []),
+        ("calibration", toward_zero[::-1], ["up"]),
+        ("calibration", [-m for m in toward_zero[::-1]], ["down"]),
+        ("label_rate", fall, ["down"]),
+    ):
+        events = watch(
+            constant(signal, [m + n for m, n in zip(means, noise, strict=True)]),
+            DriftMonitor(["click"], config),
+        )
+        assert [e.direction for e in events] == expected, (signal, expected)
+
+
+def test_nothing_is_seen_in_the_warm_up() -> None:
+    noise = np.random.default_rng(1).normal(size=200) * 0.01
+    means = [(0.2 if i < 40 else 0.9) + n for i, n in enumerate(noise)]
+
+    def seen(warm_up: int) -> int:
+        config = DriftMonitor.Config(warm_up=warm_up)
+        return len(watch(constant("loss", means), DriftMonitor(["click"], config)))
+
+    assert (seen(0), seen(45 * BATCH)) == (1, 0)
+
+
+def test_a_signal_rests_for_the_cool_down_after_its_event() -> None:
+    noise = np.random.default_rng(2).normal(size=400) * 0.01
+    means = [(0.2, 0.9)[i // 100 % 2] + n for i, n in enumerate(noise)]
+    config = DriftMonitor.Config(warm_up=0, cool_down=BATCH * 50)
+    events = watch(constant("label_rate", means), DriftMonitor(["click"], config))
+    assert len(events) >= 3
+    gaps = np.diff([e.example for e in events])
+    assert gaps.min() > BATCH * (50 + config.reference)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_mean_that_is_not_finite_changes_nothing(bad: float) -> None:
+    batches = binary(3, 40_000, to=(25_000, 0.5))
+    expected = watch(batches)
+    monitor = DriftMonitor(["click"])
+    events = []
+    for i, signals in enumerate(batches):
+        poisoned = {key: (bad, BATCH) for key in signals}
+        empty = {key: (0.5, 0) for key in signals}
+        example = i * BATCH  # before this batch: the place of the next value stays
+        assert monitor.update(poisoned, example, 0) == monitor.update(empty, example, 0) == []
+        events += monitor.update(signals, (i + 1) * BATCH, i * 1_000)
+    assert events == expected and expected
+
+
+def test_an_overflow_or_one_wild_block_is_no_drift() -> None:
+    noise = np.random.default_rng(4).normal(size=200) * 0.01
+    means = [0.5 + n for n in noise]
+    means[100], means[150] = 1e308, 1e6
+    config = DriftMonitor.Config(warm_up=0)
+    assert watch(constant("loss", means), DriftMonitor(["click"], config)) == []
+
+
+def test_batches_of_few_labels_make_one_value_weighted_by_label() -> None:
+    monitor = DriftMonitor(["click"], DriftMonitor.Config(warm_up=0, block=100))
+    for i, (mean, count) in enumerate([(1.0, 30), (0.0, 60), (0.5, 20), (0.2, 99)]):
+        monitor.update({("click", "loss"): (mean, count)}, (i + 1) * BATCH, 0)
+    state = monitor.state()["click"]["loss"]
+    assert state["values"].tolist() == [pytest.approx((30 + 10) / 110)]
+    assert state["begins"].tolist() == [0]
+    assert (state["count"], state["began"]) == (99, 3 * BATCH)
+
+
+def test_interrupted_anywhere_it_sees_the_same_events() -> None:
+    """At every batch the state goes through JSON into a new monitor; small `keep`: it forgets."""
+    config = DriftMonitor.Config(block=128, warm_up=1_000, cool_down=1_500, keep=20)
+    batches = binary(5, 30_000, to=(12_000, 0.5), turned=(20_000, 0.6))
+    whole = DriftMonitor(["click"], config)
+    expected = watch(batches, whole)
+    assert len({e.signal for e in expected}) >= 2
+    events, state = [], DriftMonitor(["click"], config).state()
+    for i, signals in enumerate(batches):
+        monitor = DriftMonitor(["click"], config)
+        monitor.load(through_json(state))
+        events += monitor.update(signals, (i + 1) * BATCH, i * 1_000)
+        state = monitor.state()
+    assert events == expected
+    np.testing.assert_equal(state, whole.state())
+
+
+def through_json(state: dict) -> dict:
+    return json.loads(json.dumps(state, default=np.ndarray.tolist))
+
+
+def test_the_state_does_not_grow() -> None:
+    monitor = DriftMonitor(["click"])
+    watch(binary(6, 60_000), monitor)
+    most = 2 * monitor.config.keep
+    assert all(len(monitor.state()["click"][s]["values"]) < most for s in SIGNALS)
+
+
+def test_the_order_of_the_signals_does_not_matter() -> None:
+    batches = [
+        a | b
+        for a, b in zip(
+            binary(7, 30_000, to=(15_000, 0.6), task="a"),
+            binary(8, 30_000, to=(15_000, 0.6), task="b"),
+            strict=True,
+        )
+    ]
+    turned = [dict(reversed(signals.items())) for signals in batches]
+    events = watch(batches, DriftMonitor(["a", "b"]))
+    assert events == watch(turned, DriftMonitor(["a", "b"]))
+    assert {e.task for e in events} == {"a", "b"}
+
+
+def test_an_event_is_a_plain_row() -> None:
+    event = DriftEvent("click", "loss", "up", 0.5, 0.7, 100, 300, 7)
+    assert DriftEvent(**json.loads(json.dumps(event.as_dict()))) == event
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: DriftMonitor.Config(block=0), "block is 0"),
+        (lambda: DriftMonitor.Config(reference=3), "reference is 3"),
+        (lambda: DriftMonitor.Config(threshold=0.0), "threshold is 0.0"),
+        (lambda: DriftMonitor.Config(allowance=math.nan), "allowance is nan"),
+        (lambda: DriftMonitor.Config(keep=5), "keep is 5"),
+        (lambda: DriftMonitor(["a"]).update({("b", "loss"): (0.1, 1)}, 1, 0), "signals has b/loss"),
+        (lambda: DriftMonitor(["a"]).load(DriftMonitor(["b"]).state()), "the state is of tasks"),
+    ],
+)
+def test_a_wrong_setting_is_named(build, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        build()
