@@ -1,0 +1,63 @@
+"""Where events go that could not be used: counted, with their reason and position, none lost."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from features.events import Bad
+from streaming.history import BadRow
+
+log = logging.getLogger("freshet.dead_letters")
+SAID = 5
+
+
+class DeadLetters:
+    """Keeps the last ones at hand, and writes all of them, a JSON object a line, to `path`."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.count = 0
+        self.last: deque[dict[str, Any]] = deque(maxlen=100)
+        self._file = path.open("ab") if path is not None else None
+
+    def add(self, bad: Iterable[Bad]) -> None:
+        """Records that could not be read."""
+        for b in bad:
+            self._put(
+                {
+                    "topic": b.topic,
+                    "partition": b.partition,
+                    "offset": b.offset,
+                    "reason": b.reason,
+                    "value": b.value.decode("utf-8", "backslashreplace"),
+                }
+            )
+
+    def add_rows(self, bad: Iterable[BadRow]) -> None:
+        """Rows of a historical log that no event could be made of."""
+        for b in bad:
+            self._put({"row": b.row, "reason": b.reason, "value": b.value})
+
+    def quarantine(self, step: int, ids: np.ndarray) -> None:
+        """The impressions of a batch whose loss or gradient was not finite."""
+        self._put({"batch_after_step": step, "reason": "loss or gradient is not finite", "impressions": ids.tolist()})
+
+    def _put(self, letter: dict[str, Any]) -> None:
+        self.count += 1
+        self.last.append(letter)
+        if self._file is not None:
+            self._file.write(msgspec.json.encode(letter) + b"\n")
+            self._file.flush()
+        if self.count <= SAID:
+            where = " ".join(f"{k}={letter[k]}" for k in ("topic", "partition", "offset", "row") if k in letter)
+            log.warning("dead letter: %s %s", where, letter["reason"])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,49 @@
+"""What happened on the way: drift, decisions, task weights over event time, versions. For reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+MOST = 2_000
+LEAST_CHANGE = 0.01
+"""A task weight is written down again when it has moved by so much."""
+
+
+class Journal:
+    """Bounded lists of JSON objects; of more than `MOST`, the oldest go."""
+
+    def __init__(self, tasks: list[str]) -> None:
+        self.tasks = tasks
+        self.drift: list[dict[str, Any]] = []
+        self.decisions: list[dict[str, Any]] = []
+        self.task_weights: list[dict[str, Any]] = []
+        self.snapshots: list[dict[str, Any]] = []
+
+    def note(self, drifts: list[Any], decisions: list[Any]) -> None:
+        self._add(self.drift, [d.as_dict() for d in drifts])
+        self._add(self.decisions, [d.as_dict() for d in decisions])
+
+    def weigh(self, example: int, time_ms: int, weights: np.ndarray) -> None:
+        """Writes the weights down, where they have moved."""
+        last = self.task_weights[-1]["weights"] if self.task_weights else {}
+        now = dict(zip(self.tasks, weights.tolist(), strict=True))
+        if any(abs(now[t] - last.get(t, 0.0)) >= LEAST_CHANGE for t in self.tasks):
+            self._add(self.task_weights, [{"example": example, "time_ms": time_ms, "weights": now}])
+
+    def published(self, version: int, example: int, sha256: str, size: int) -> None:
+        entry = {"version": version, "example": example, "sha256": sha256, "bytes": size}
+        if not self.snapshots or self.snapshots[-1]["version"] < version:
+            self._add(self.snapshots, [entry])
+
+    def _add(self, entries: list[dict[str, Any]], more: list[dict[str, Any]]) -> None:
+        entries += more
+        del entries[:-MOST]
+
+    def state(self) -> dict[str, Any]:
+        return {k: list(getattr(self, k)) for k in ("drift", "decisions", "task_weights", "snapshots")}
+
+    def load(self, tree: dict[str, Any]) -> None:
+        for name, entries in tree.items():
+            setattr(self, name, list(entries))

@@ -1,0 +1,105 @@
+"""The loop: consume the log, keep the model fresh, publish it, and be able to go on from anywhere.
+
+At a checkpoint: 1 publish, 2 write, 3 fsync, 4 rename (`checkpoint`), 5 commit offsets (Kafka's,
+advisory). Killed before 4, the last checkpoint is gone on from and the publication is repeated: a
+no-op, as its bytes are the same. Killed after it, nothing is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from threading import Event
+
+from model.snapshot import Snapshot, encode
+from streaming.checkpoint import Checkpoints
+from streaming.dead_letters import DeadLetters
+from streaming.eventlog import EventLog, Position, Reader
+from streaming.learner import Learner, Step
+from streaming.registry import Published, Registry
+from streaming.report import fingerprint
+
+READ_RECORDS = 4_096
+POLL_S = 0.01
+
+
+@dataclass
+class Loop:
+    """What a run of `learn` works with. `epoch` fences its publications and checkpoints."""
+
+    registry: Registry
+    dead_letters: DeadLetters
+    checkpoints: Checkpoints | None = None
+    checkpoint_every: int = 500
+    epoch: int = 1
+    stop: Event = field(default_factory=Event)
+    on_step: Callable[[Step], None] = lambda step: None
+    on_publish: Callable[[Published], None] = lambda published: None
+
+
+def learn(log: EventLog, learner: Learner, loop: Loop, until: Position | None = None) -> bool:
+    """Consumes the log up to the position `until`, or for ever; False where it was stopped before.
+
+    It stops, after the cut at hand and with a checkpoint, when `loop.stop` is set.
+    """
+    reader = log.reader(learner.position)
+    try:
+        while True:
+            for step in learner.steps():
+                loop.on_step(step)
+                _keep(learner, step, loop)
+                if loop.stop.is_set():
+                    break
+            if loop.stop.is_set():
+                _checkpoint(learner, loop)
+                return False
+            if until is not None and all(learner.position[tp] >= end for tp, end in until.items()):
+                _publish(learner, loop)
+                _checkpoint(learner, loop)
+                return True
+            _read(reader, learner, loop)
+    finally:
+        reader.close()
+
+
+def _read(reader: Reader, learner: Learner, loop: Loop) -> None:
+    """Takes in what is there of the partition that the merge waits for most, or of the next."""
+    for wait_s in (0.0, POLL_S):
+        for topic, partition in learner.merge.furthest_behind():
+            chunk = reader.read(topic, partition, READ_RECORDS, wait_s)
+            if chunk.offsets:
+                loop.dead_letters.add(learner.take(chunk))
+                return
+
+
+def _keep(learner: Learner, step: Step, loop: Loop) -> None:
+    """Publishes and checkpoints where that is due: by count of batches, never by the clock."""
+    if step.report is None:
+        return
+    if not step.report.finite:
+        loop.dead_letters.quarantine(step.report.step, step.cut.ids)
+    steps = learner.trainer.steps
+    if steps and steps % learner.app.publish_every == 0:
+        _publish(learner, loop)
+    if loop.checkpoints is not None and steps and steps % loop.checkpoint_every == 0:
+        _checkpoint(learner, loop)
+
+
+def _publish(learner: Learner, loop: Loop) -> None:
+    arrays, meta = learner.trainer.snapshot()
+    version = learner.trainer.steps
+    card = {
+        "application": learner.app.name,
+        "examples": learner.examples,
+        "task_weights": dict(zip(learner.tasks, learner.trainer.task_weights.tolist())),
+    }
+    data = encode(Snapshot(version, arrays, meta))
+    published = loop.registry.publish(data, version, loop.epoch, card)
+    learner.journal.published(version, learner.examples, published.sha256, published.size)
+    loop.on_publish(published)
+
+
+def _checkpoint(learner: Learner, loop: Loop) -> None:
+    if loop.checkpoints is not None:
+        state = {**learner.state(), "fingerprint": fingerprint(learner.app.trainer.device)}
+        loop.checkpoints.save(state, loop.epoch, learner.trainer.steps)

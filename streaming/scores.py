@@ -1,0 +1,96 @@
+"""How good the predictions are: those that were served, and those of the step just before learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from model.batch import Batch
+from model.metrics import CLIP, Metrics
+from model.schema import Schema
+
+WINDOW = 2_000
+"""Examples of one point of the curve."""
+MOST_POINTS = 400
+
+
+class Scores:
+    """Figures over the whole stream, `served` and `progressive`, and the served ones over time."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.served, self.progressive, self.recent = Metrics(schema), Metrics(schema), Metrics(schema)
+        self.curve: list[dict[str, Any]] = []
+        self.examples = 0
+
+    def update(self, batch: Batch, served: np.ndarray, progressive: np.ndarray | None) -> None:
+        """A batch, what was served for it, and what the step predicted before it learned."""
+        self.served.update(served, batch.labels, batch.mask)
+        self.recent.update(served, batch.labels, batch.mask)
+        if progressive is not None:
+            self.progressive.update(progressive, batch.labels, batch.mask)
+        before, self.examples = self.examples, self.examples + len(batch.labels)
+        if before // WINDOW != self.examples // WINDOW:
+            self.curve.append({"example": self.examples, **_headline(self.recent)})
+            del self.curve[:-MOST_POINTS]
+            self.recent = Metrics(self.schema)
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """By task: kind, count, and the figures of `served` and `progressive`."""
+        served, progressive = self.served.figures(), self.progressive.figures()
+        out = {}
+        for name in served:
+            head = {key: served[name].pop(key) for key in ("kind", "count")}
+            for key in head:
+                progressive[name].pop(key)
+            out[name] = {**head, "served": served[name], "progressive": progressive[name]}
+        return out
+
+    def headline(self) -> dict[str, float | None]:
+        """One figure a task, of what was served lately: AUC, or the mean squared error."""
+        return _headline(self.recent if self.recent.counts.any() else self.served)
+
+    def state(self) -> dict[str, Any]:
+        meters = {name: getattr(self, name).state() for name in ("served", "progressive", "recent")}
+        return {**meters, "curve": list(self.curve), "examples": self.examples}
+
+    def load(self, tree: dict[str, Any]) -> None:
+        for name in ("served", "progressive", "recent"):
+            getattr(self, name).load(tree[name])
+        self.curve, self.examples = list(tree["curve"]), tree["examples"]
+
+
+def _headline(metrics: Metrics) -> dict[str, float | None]:
+    figures = metrics.figures()
+    return {name: f["mse"] if f["kind"] == "regression" else f["auc"] for name, f in figures.items()}  # type: ignore[misc]
+
+
+def signals_of(schema: Schema, batch: Batch, served: np.ndarray) -> dict[tuple[str, str], tuple[float, int]]:
+    """Batch means with their counts, of each task: its loss, calibration and label rate.
+
+    Loss is log loss, or the squared error of a regression; calibration the mean prediction less the
+    mean label. A multiclass task has its loss only.
+    """
+    signals: dict[tuple[str, str], tuple[float, int]] = {}
+    for k, task in enumerate(schema.tasks):
+        here = batch.mask[:, k]
+        n = int(here.sum())
+        if n == 0:
+            continue
+        labels = batch.labels[here, k].astype(np.float64)
+        predicted = served[here, schema.output_slices[task.name]].astype(np.float64)
+        if task.kind == "multiclass":
+            of_label = predicted[np.arange(n), labels.astype(np.int64)]
+            signals[task.name, "loss"] = (float(-np.log(of_label.clip(CLIP)).mean()), n)
+            continue
+        p = predicted[:, 0]
+        if task.kind == "binary":
+            of_label = np.where(labels > 0.5, p, 1 - p).clip(CLIP)
+            loss = -np.log(of_label)
+        else:
+            loss = (p - labels) ** 2
+        signals[task.name, "loss"] = (float(loss.mean()), n)
+        signals[task.name, "calibration"] = (float(p.mean() - labels.mean()), n)
+        signals[task.name, "label_rate"] = (float(labels.mean()), n)
+    return signals
