@@ -1,0 +1,161 @@
+"""A historical log through the learner, as fast as it goes."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from features.events import Control
+from model.schema import nearest
+from streaming.application import Application, Row, Shown
+from streaming.checkpoint import Checkpoints
+from streaming.dead_letters import DeadLetters
+from streaming.eventlog import EventLog, MemoryLog
+from streaming.history import produce, read_rows, side_tables, topics
+from streaming.learn import Loop, learn
+from streaming.learner import Learner, Step
+from streaming.predictions import Predictions
+from streaming.registry import MemoryRegistry, Registry
+from streaming.report import fingerprint, report
+
+log = logging.getLogger("freshet.replay")
+MEDIA = ("memory", "parquet", "kafka")
+ROWS_OF_A_SOURCE = 200_000
+
+
+@dataclass
+class Replay:
+    """What to replay, and how. `controls` are commands to merge in; `copies` delivers every event
+    so many times."""
+
+    app: Application
+    log: Path | None = None
+    via: str = "memory"
+    broker: str = "localhost:9092"
+    partitions: int = 1
+    redis: str | None = None
+    seed: int = 0
+    limit: int | None = None
+    checkpoints: Path | None = None
+    checkpoint_every: int = 500
+    predictions: Path | None = None
+    dead_letters: Path | None = None
+    controls: Iterable[Control] = ()
+    copies: int = 1
+    stop: Event = field(default_factory=Event)
+    on_step: Callable[[Learner, Step], None] = lambda learner, step: None
+
+    def run(self) -> dict[str, Any] | None:
+        """The report, or None where it was stopped before the log's end.
+
+        Raises ValueError for what the user can mend, and ConnectionError or RegistryError where a
+        server does not answer.
+        """
+        started = time.perf_counter()
+        rows = self._rows()
+        tables = side_tables(self.app, self.log)
+        learner = Learner(self.app, topics(self.partitions), self.seed)
+        with ExitStack() as stack:
+            registry = stack.enter_context(self._registry())
+            checkpoints = None if self.checkpoints is None else Checkpoints(self.checkpoints)
+            epoch = self._go_on(learner, registry, checkpoints)
+            letters = DeadLetters(self.dead_letters)
+            stack.callback(letters.close)
+            writer = None
+            if self.predictions is not None:
+                writer = Predictions(self.predictions, self.app.schema)
+                stack.callback(writer.close)
+            events = stack.enter_context(self._medium())
+            bad = produce(self.app, events, learner.codec, rows, tables, self.controls, self.copies)
+            letters.add_rows(bad)
+
+            def on_step(step: Step) -> None:
+                if writer is not None:
+                    writer.add(step)
+                self.on_step(learner, step)
+
+            loop = Loop(
+                registry, letters, checkpoints, self.checkpoint_every, epoch, self.stop, on_step
+            )
+            if not learn(events, learner, loop, events.end_position()):
+                return None
+        out = report(learner, time.perf_counter() - started)
+        out["events"]["bad"] += len(bad)
+        return out
+
+    def _rows(self) -> Iterable[Row | Shown]:
+        if self.log is not None:
+            return read_rows(self.app, self.log, self.limit)
+        if self.app.source is None:
+            raise ValueError(f"application {self.app.name!r} makes no log of its own: give --log PATH")
+        return islice(self.app.source(), ROWS_OF_A_SOURCE if self.limit is None else self.limit)
+
+    def _go_on(self, learner: Learner, registry: Registry, checkpoints: Checkpoints | None) -> int:
+        """Loads the newest checkpoint, if any, and returns this run's epoch."""
+        newest = None if checkpoints is None else checkpoints.newest()
+        if newest is None:
+            registry.clear()
+        else:
+            if self.predictions is not None:
+                raise ValueError(
+                    f"--predictions wants a whole run, but {str(self.checkpoints)!r} holds a "
+                    "checkpoint to go on from: give an empty folder, or none"
+                )
+            here = fingerprint(self.app.trainer.device)
+            made_on = newest.tree.pop("fingerprint")
+            if made_on != here:
+                log.warning("a new lineage: the checkpoint was made on %s, this is %s", made_on, here)
+            learner.load(newest.tree)
+            log.info("going on from %s, after %d examples", newest.path.name, learner.examples)
+        kept = 0 if checkpoints is None else checkpoints.last_epoch()
+        return max(kept, registry.last_epoch()) + 1
+
+    @contextmanager
+    def _registry(self) -> Iterator[Registry]:
+        """A run key of its own: a replay never touches the live pointer."""
+        registry: Registry = MemoryRegistry()
+        if self.redis is not None:
+            from streaming.redis_registry import RedisRegistry
+
+            run = f"replay-{self.app.config_hash()[:12]}-{self.seed}"
+            registry = RedisRegistry(self.redis, self.app.name, run)
+        try:
+            yield registry
+        finally:
+            registry.close()
+
+    @contextmanager
+    def _medium(self) -> Iterator[EventLog]:
+        """An empty log in memory, in a temporary folder, or in topics of its own, removed after."""
+        names = topics(self.partitions)
+        if self.via == "memory":
+            yield MemoryLog(names)
+        elif self.via == "parquet":
+            from streaming.parquetlog import ParquetLog
+
+            with tempfile.TemporaryDirectory(prefix="freshet-replay-") as folder:
+                events = ParquetLog(folder, names)
+                yield events
+                events.close()
+        elif self.via == "kafka":
+            from streaming.kafkalog import KafkaLog
+
+            prefix = f"freshet.{self.app.name}.replay-{uuid.uuid4().hex[:12]}."
+            kafka = KafkaLog(self.broker, names, prefix)
+            try:
+                kafka.create_topics()
+                yield kafka
+            finally:
+                kafka.delete_topics()
+                kafka.close()
+        else:
+            raise ValueError(f"--via is {self.via!r}: {nearest(self.via, MEDIA)}")
