@@ -28,7 +28,10 @@ HEARTBEAT, TICK, CONTROL_RANK, IMPRESSION, FEEDBACK_RANK, CLOSING, END = -1, 0, 
 LATEST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 MAX_ID = 2**63 - 1
 
-Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] | Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Id = (
+    Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
+    | Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+)
 TimeMs = Annotated[int, msgspec.Meta(ge=0, le=LATEST_TIME_MS)]
 Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 
@@ -120,7 +123,9 @@ class Events:
 
     def take(self, rows: np.ndarray) -> Events:
         """The events at `rows`: positions or a mask."""
-        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "controls"}
+        columns = {
+            f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "controls"
+        }
         return replace(self, **columns)
 
     @staticmethod
@@ -132,7 +137,9 @@ class Events:
         return Events(**columns, controls={k: v for p in parts for k, v in p.controls.items()})
 
     def state(self) -> dict[str, Any]:
-        tree: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "controls"}
+        tree: dict[str, Any] = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name != "controls"
+        }
         return tree | {"controls": [msgspec.to_builtins(c) for c in self.controls.values()]}
 
     @classmethod
@@ -192,7 +199,9 @@ class Codec:
 
     # -- out ---------------------------------------------------------------------------------
 
-    def impression(self, id: int | str, time_ms: int, features: Features | None = None, **values: Any) -> Any:
+    def impression(
+        self, id: int | str, time_ms: int, features: Features | None = None, **values: Any
+    ) -> Any:
         """An impression of this schema, unchecked: `decode` is where events are judged."""
         return self.impression_type(id, time_ms, self.fields_type(**values), features)
 
@@ -234,7 +243,10 @@ class Codec:
                 kept.append(event)
                 rows.append(row)
         n = len(kept)
-        times = [e.time_ms if e is not None else timestamps_ms[r] for e, r in zip(kept, rows)]
+        times = [
+            e.time_ms if e is not None else timestamps_ms[r]
+            for e, r in zip(kept, rows, strict=True)
+        ]
         events = Events(
             time=np.array(times, np.int64),
             e=np.zeros(n, np.int64),
@@ -268,7 +280,9 @@ class Codec:
             if logged is None:
                 return
             if len(logged.dense) != self.features:
-                raise ValueError(f"$.features.dense has {len(logged.dense)} values: expected {self.features}")
+                raise ValueError(
+                    f"$.features.dense has {len(logged.dense)} values: expected {self.features}"
+                )
             if len(logged.history) != len(logged.weights) or len(logged.history) > self.history:
                 raise ValueError(
                     f"$.features has {len(logged.history)} ids of history with {len(logged.weights)} "
@@ -278,23 +292,31 @@ class Codec:
                 raise ValueError("$.features holds a value that is not finite in 32 bits")
         elif type(event) is Feedback:
             if event.kind not in self.kinds:
-                raise ValueError(f"kind {event.kind!r} is no kind of feedback here: {nearest(event.kind, self.kinds)}")
+                raise ValueError(
+                    f"kind {event.kind!r} is no kind of feedback here: {nearest(event.kind, self.kinds)}"
+                )
             task = self._task_of.get(event.kind)
             if not math.isfinite(event.value):
                 raise ValueError("value is not finite")
             if task is None:
                 return
             if task.kind == "binary" and event.value not in (0.0, 1.0):
-                raise ValueError(f"value {event.value} of binary task {task.name!r}: expected 0 or 1")
+                raise ValueError(
+                    f"value {event.value} of binary task {task.name!r}: expected 0 or 1"
+                )
             if task.kind == "multiclass" and event.value not in range(task.classes):
                 raise ValueError(
                     f"value {event.value} of task {task.name!r}: expected a class, 0 to {task.classes - 1}"
                 )
             if task.transform == "log1p" and event.value <= -1:
-                raise ValueError(f"value {event.value} of task {task.name!r}: log1p wants more than -1")
+                raise ValueError(
+                    f"value {event.value} of task {task.name!r}: log1p wants more than -1"
+                )
 
     def _impressions_into(self, events: Events, kept: list[Any]) -> None:
-        at = np.array([i for i, e in enumerate(kept) if e is not None and type(e) is not End], np.int64)
+        at = np.array(
+            [i for i, e in enumerate(kept) if e is not None and type(e) is not End], np.int64
+        )
         if not len(at):
             return
         shown = [kept[i] for i in at]
@@ -303,14 +325,14 @@ class Codec:
             events.ints[at, column] = keys([getattr(v, name) for v in values])
         column = len(self.id_fields)
         for name, size in self.ids_fields:
-            for row, v in zip(at, values):
+            for row, v in zip(at, values, strict=True):
                 some = getattr(v, name)[:size]
                 events.ints[row, column : column + len(some)] = keys(some)
             column += size
         for column, name in enumerate(self.dense_fields):
             events.floats[at, column] = [getattr(v, name) for v in values]
         start = len(self.dense_fields)
-        for row, e in zip(at, shown):
+        for row, e in zip(at, shown, strict=True):
             if e.features is not None:
                 events.floats[row, start] = 1.0
                 n, end = len(e.features.history), start + 1 + self.features

@@ -7,7 +7,6 @@ reader's time, in `windows_kernels`.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -51,7 +50,9 @@ class Entity:
         if self.kind not in ENTITIES:
             raise ValueError(f"Entity.kind is {self.kind!r}: {nearest(self.kind, ENTITIES)}")
         if any(d < 2 for d in self.decays_ms):
-            raise ValueError(f"Entity({self.kind!r}).decays_ms is {self.decays_ms}: expected 2 ms or more")
+            raise ValueError(
+                f"Entity({self.kind!r}).decays_ms is {self.decays_ms}: expected 2 ms or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,14 @@ class Windows:
                 f"Aggregates.history_signal is {aggregates.history_signal!r}, no signal here: "
                 + nearest(aggregates.history_signal, kinds)
             )
-        if schema.item is None and (aggregates.history or any(e.kind != "user" for e in aggregates.entities)):
+        if schema.item is None and (
+            aggregates.history or any(e.kind != "user" for e in aggregates.entities)
+        ):
             raise ValueError("Aggregates has item features, but Schema.item is not set")
         assert set(tasks) <= set(self.codec.kinds)
-        index = {k: i for i, k in enumerate(self.codec.kinds)} | {"impression": len(self.codec.kinds)}
+        index = {k: i for i, k in enumerate(self.codec.kinds)} | {
+            "impression": len(self.codec.kinds)
+        }
         self._kind = np.array([index[s.kind] for s in aggregates.signals], np.int64)
         self._per = np.array([index[s.per or s.kind] for s in aggregates.signals], np.int64)
         self._history_signal = kinds.index(aggregates.history_signal) if aggregates.history else 0
@@ -144,8 +149,10 @@ class Windows:
         raw = len(codec.dense_fields)
         dense[:, :raw] = events.floats[shown, :raw]
         column = raw
-        for entity, table in zip(self.aggregates.entities, self.tables):
-            key = {"user": lambda: user, "item": lambda: item, "pair": lambda: _pairs(user, item)}[entity.kind]()
+        for entity, table in zip(self.aggregates.entities, self.tables, strict=True):
+            key = {"user": lambda: user, "item": lambda: item, "pair": lambda: _pairs(user, item)}[
+                entity.kind
+            ]()
             if learn:
                 table.reserve(len(events))
             column = aggregate(
@@ -182,8 +189,12 @@ class Windows:
         raw = len(codec.dense_fields)
         logged = events.floats[shown, raw] == 1.0
         if logged.any():
-            items[logged] = events.ints[shown][logged, codec.raw_slots : codec.raw_slots + codec.history]
-            weights[logged, codec.raw_slots :] = events.floats[shown][logged, raw + 1 + codec.features :]
+            items[logged] = events.ints[shown][
+                logged, codec.raw_slots : codec.raw_slots + codec.history
+            ]
+            weights[logged, codec.raw_slots :] = events.floats[shown][
+                logged, raw + 1 + codec.features :
+            ]
 
     def _ids_into(self, ints: np.ndarray, keys: np.ndarray, weights: np.ndarray) -> None:
         column = 0
@@ -193,7 +204,9 @@ class Windows:
             ids = ints[:, column : column + bag.size]
             there = ids >= 0
             keys[:, column : column + bag.size] = _keys_of(bag.table, ids)
-            weights[:, column : column + bag.size] = there / np.maximum(there.sum(1, keepdims=True), 1)
+            weights[:, column : column + bag.size] = there / np.maximum(
+                there.sum(1, keepdims=True), 1
+            )
             column += bag.size
 
     def state(self) -> dict[str, Any]:
@@ -209,13 +222,6 @@ class Windows:
         for i, table in enumerate(self.tables):
             table.load(tree["tables"][str(i)])
         self.history.load(tree["history"])
-
-    def hash_into(self, digest: hashlib._Hash) -> None:
-        """Adds the aggregates, in the order of keys, to a state hash."""
-        digest.update(self.counts.tobytes() + self.sums.tobytes())
-        for table in (*self.tables, self.history):
-            for array in table.state().values():
-                digest.update(np.ascontiguousarray(array).tobytes())
 
 
 def _pairs(user: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -236,7 +242,9 @@ class _Rows:
     def __init__(self) -> None:
         self.map = IdMap()
         self.next = np.zeros(1, np.int64)
-        self.columns = {name: np.zeros((0, *shape), np.int64) for name, shape in self.shapes.items()}
+        self.columns = {
+            name: np.zeros((0, *shape), np.int64) for name, shape in self.shapes.items()
+        }
 
     def reserve(self, more: int) -> None:
         self.map.reserve(more)

@@ -47,7 +47,18 @@ def aggregate(
     map_keys, map_values, arrays, out, column,
 ):  # fmt: skip
     """One entity's features into `out` from `column` on, and its state. Returns the next column."""
-    (used, last_shown, counts, sums, last_time, last_id, last_value, bucket, bucket_counts, bucket_sums) = arrays
+    (
+        used,
+        last_shown,
+        counts,
+        sums,
+        last_time,
+        last_id,
+        last_value,
+        bucket,
+        bucket_counts,
+        bucket_sums,
+    ) = arrays
     kinds, signals, spans = last_time.shape[1], signal_kind.shape[0], decays.shape[0]
     shown, end = 0, column
     for i in range(rank.shape[0]):
@@ -64,7 +75,9 @@ def aggregate(
             c += 2
             if with_rates:
                 for j in range(signals):
-                    out[shown, c + j] = _rate(row, counts, sums, signal_kind[j], signal_per[j], prior[shown, j])
+                    out[shown, c + j] = _rate(
+                        row, counts, sums, signal_kind[j], signal_per[j], prior[shown, j]
+                    )
                 c += signals
             for s in range(spans):
                 width = max(decays[s] // 2, 1)
@@ -72,7 +85,9 @@ def aggregate(
                 n = 0.0
                 if row >= 0:
                     for b in range(BUCKETS):
-                        n += bucket_counts[row, s, b, kinds] * _decay(bucket[row, s, b], now, e[i], width, decays[s])
+                        n += bucket_counts[row, s, b, kinds] * _decay(
+                            bucket[row, s, b], now, e[i], width, decays[s]
+                        )
                 out[shown, c] = math.log1p(n)
                 c += 1
                 for j in range(signals):

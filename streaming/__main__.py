@@ -44,11 +44,15 @@ def load_application(name: str) -> Application:
     file, colon, attribute = name.rpartition(":")
     if not colon:
         if name not in SHIPPED:
-            raise ValueError(f"application {name!r}: {nearest(name, SHIPPED)}; or give file.py:object")
+            raise ValueError(
+                f"application {name!r}: {nearest(name, SHIPPED)}; or give file.py:object"
+            )
         module: Any = importlib.import_module(f"streaming.apps.{name}")
         file, attribute = f"streaming/apps/{name}.py", "app"
     elif not file.endswith(".py") or not Path(file).is_file():
-        raise ValueError(f"application {name!r}: {file!r} is no Python file; expected file.py:object")
+        raise ValueError(
+            f"application {name!r}: {file!r} is no Python file; expected file.py:object"
+        )
     else:
         spec = importlib.util.spec_from_file_location(Path(file).stem, file)
         assert spec is not None and spec.loader is not None
@@ -67,21 +71,96 @@ def load_application(name: str) -> Application:
 
 @cli.command()
 @click.argument("application", metavar="APP")
-@click.option("--log", "log_path", metavar="PATH", type=click.Path(path_type=Path), help="A Parquet file, or a folder of them.")
-@click.option("--via", type=click.Choice(["memory", "parquet", "kafka"]), default="memory", show_default=True, help="The medium the events go through.")
-@click.option("--broker", default="localhost:9092", show_default=True, metavar="HOST:PORT", help="Kafka, for --via kafka.")
-@click.option("--partitions", type=click.IntRange(1, 1024), default=1, show_default=True, help="Partitions of each topic.")
-@click.option("--redis", metavar="URL", help="Publish snapshots there too, under a run key of this replay's own.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the model's first weights.")
+@click.option(
+    "--log",
+    "log_path",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A Parquet file, or a folder of them.",
+)
+@click.option(
+    "--via",
+    type=click.Choice(["memory", "parquet", "kafka"]),
+    default="memory",
+    show_default=True,
+    help="The medium the events go through.",
+)
+@click.option(
+    "--broker",
+    default="localhost:9092",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Kafka, for --via kafka.",
+)
+@click.option(
+    "--partitions",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Partitions of each topic.",
+)
+@click.option(
+    "--redis",
+    metavar="URL",
+    help="Publish snapshots there too, under a run key of this replay's own.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the model's first weights.",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N rows only.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the application, like trainer.dense.lr=0.05.")
-@click.option("--checkpoints", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help="Keep checkpoints there; one that is there is gone on from.")
-@click.option("--checkpoint-every", type=click.IntRange(1), default=500, show_default=True, metavar="N", help="Batches between checkpoints.")
-@click.option("--predictions", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write each served prediction, as Parquet.")
-@click.option("--dead-letters", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Append events that can't be used, as JSON lines.")
-@click.option("--report", "report_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write the report there, as JSON.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting of the application, like trainer.dense.lr=0.05.",
+)
+@click.option(
+    "--checkpoints",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep checkpoints there; one that is there is gone on from.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="Batches between checkpoints.",
+)
+@click.option(
+    "--predictions",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write each served prediction, as Parquet.",
+)
+@click.option(
+    "--dead-letters",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append events that can't be used, as JSON lines.",
+)
+@click.option(
+    "--report",
+    "report_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report there, as JSON.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def replay(application: str, log_path: Path | None, settings: tuple[str, ...], report_path: Path | None, as_json: bool, **options: Any) -> None:
+def replay(
+    application: str,
+    log_path: Path | None,
+    settings: tuple[str, ...],
+    report_path: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Learn from a historical log as if it were live, and report.
 
     APP is a shipped application (simulated, kuairand, movielens, elec2) or your own, file.py:object.
@@ -102,7 +181,11 @@ def replay(application: str, log_path: Path | None, settings: tuple[str, ...], r
     with progress:
         report = job.run()
     if report is None:
-        kept = "run the same command again to go on" if job.checkpoints else "nothing was kept: no --checkpoints"
+        kept = (
+            "run the same command again to go on"
+            if job.checkpoints
+            else "nothing was kept: no --checkpoints"
+        )
         click.echo(f"stopped before the end of the log; {kept}", err=True)
         sys.exit(128 + received[0])
     text = json.dumps(report, indent=2)
@@ -112,9 +195,26 @@ def replay(application: str, log_path: Path | None, settings: tuple[str, ...], r
 
 
 @cli.command()
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), metavar="N", help="End after N minutes; else at Ctrl-C.")
-@click.option("--report", "report_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write the report there, as JSON.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Of the page, on loopback; 0 for a free one.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="End after N minutes; else at Ctrl-C.",
+)
+@click.option(
+    "--report",
+    "report_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report there, as JSON.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Of the page, on loopback; 0 for a free one.",
+)
 def demo(minutes: float | None, report_path: Path | None, port: int) -> None:
     """Simulated users, a log, Redis, a learner and a server in one process; watch it at the address
     that is printed."""

@@ -84,12 +84,16 @@ class Application:
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"Application.name is {self.name!r}: expected letters, digits, '-' and '_'")
+            raise ValueError(
+                f"Application.name is {self.name!r}: expected letters, digits, '-' and '_'"
+            )
         for name in ("lateness_ms", "memory_ms", "tick_ms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Application.{name} is {getattr(self, name)}: expected 0 or more")
         if self.publish_every < 1:
-            raise ValueError(f"Application.publish_every is {self.publish_every}: expected 1 or more")
+            raise ValueError(
+                f"Application.publish_every is {self.publish_every}: expected 1 or more"
+            )
         least = self.schema.longest_window_ms + self.lateness_ms
         if not self.memory_ms:
             object.__setattr__(self, "memory_ms", 2 * least + 60_000)
@@ -124,7 +128,11 @@ class Application:
 
 
 def _changed(owner: Any, path: list[str], value: str, whole: str) -> Any:
-    known = [f.name for f in fields(owner) if f.name not in ("rows", "source", "side_tables", "name", "schema")]
+    known = [
+        f.name
+        for f in fields(owner)
+        if f.name not in ("rows", "source", "side_tables", "name", "schema")
+    ]
     if path[0] not in known:
         raise ValueError(f"setting {whole!r}: there is no {path[0]!r}, {nearest(path[0], known)}")
     old = getattr(owner, path[0])
@@ -143,7 +151,9 @@ def _changed(owner: Any, path: list[str], value: str, whole: str) -> Any:
             new = msgspec.json.decode(value)
             new = tuple(new) if isinstance(new, list) else new
     except msgspec.MsgspecError:
-        raise ValueError(f"setting {whole!r} is {value!r}: expected {kind.__name__}, as {old!r}") from None
+        raise ValueError(
+            f"setting {whole!r} is {value!r}: expected {kind.__name__}, as {old!r}"
+        ) from None
     if isinstance(new, float) and not math.isfinite(new):
         raise ValueError(f"setting {whole!r} is {value!r}: expected a finite number")
     return replace(owner, **{path[0]: new})

@@ -46,7 +46,13 @@ class DeadLetters:
 
     def quarantine(self, step: int, ids: np.ndarray) -> None:
         """The impressions of a batch whose loss or gradient was not finite."""
-        self._put({"batch_after_step": step, "reason": "loss or gradient is not finite", "impressions": ids.tolist()})
+        self._put(
+            {
+                "batch_after_step": step,
+                "reason": "loss or gradient is not finite",
+                "impressions": ids.tolist(),
+            }
+        )
 
     def _put(self, letter: dict[str, Any]) -> None:
         self.count += 1
@@ -55,7 +61,9 @@ class DeadLetters:
             self._file.write(msgspec.json.encode(letter) + b"\n")
             self._file.flush()
         if self.count <= SAID:
-            where = " ".join(f"{k}={letter[k]}" for k in ("topic", "partition", "offset", "row") if k in letter)
+            where = " ".join(
+                f"{k}={letter[k]}" for k in ("topic", "partition", "offset", "row") if k in letter
+            )
             log.warning("dead letter: %s %s", where, letter["reason"])
 
     def close(self) -> None:

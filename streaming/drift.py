@@ -97,7 +97,7 @@ class DriftMonitor:
         """Feed the batch means of one step and get the changes that it brought to light.
 
         `signals` maps (task, signal) to (mean, number of labels); `calibration` is the mean
-        prediction less the mean label. A mean that is not finite, or of no label, is passed over.
+        prediction less the mean label. A mean that is not finite is passed over.
         `example` is the number of examples up to this batch's end. Raises ValueError for a task
         or signal that is not watched.
         """
@@ -167,7 +167,7 @@ class _Watch:
     def add(self, mean: float, count: int, example: int) -> _Change | None:
         """Take one batch mean; the change that it brought to light, if large enough."""
         began, self._last = self._last, example
-        if example <= self._resumes or count <= 0 or not math.isfinite(mean):
+        if example <= self._resumes or not math.isfinite(mean):
             return None
         if self._count == 0:
             self._began = began

@@ -28,7 +28,9 @@ def topics(partitions: int) -> dict[str, int]:
 def read_rows(app: Application, log: Path, limit: int | None = None) -> Iterator[Row]:
     """The rows of a Parquet file (or a folder of them), in the order of the time column."""
     if not log.exists():
-        raise ValueError(f"log {str(log)!r} is not there: expected a Parquet file or a folder of them")
+        raise ValueError(
+            f"log {str(log)!r} is not there: expected a Parquet file or a folder of them"
+        )
     try:
         table = pq.read_table(log)
     except (OSError, ValueError) as error:
@@ -85,7 +87,11 @@ class Occurrence(NamedTuple):
 
 
 def occurrences(
-    app: Application, codec: Codec, rows: Iterable[Row | Shown], tables: Mapping[str, Any], bad: list[BadRow]
+    app: Application,
+    codec: Codec,
+    rows: Iterable[Row | Shown],
+    tables: Mapping[str, Any],
+    bad: list[BadRow],
 ) -> Iterator[Occurrence]:
     """Impressions in the order of the rows; feedback when it came, between them."""
     coming: list[Occurrence] = []
@@ -151,7 +157,9 @@ def produce(
         last = max(last, time_ms)
         value = codec.encode(event)
         for _ in range(copies):
-            log.append(topic, key, value, max(1, min(time_ms, now_ms)), 0 if topic == CONTROL else None)
+            log.append(
+                topic, key, value, max(1, min(time_ms, now_ms)), 0 if topic == CONTROL else None
+            )
         if number % HEARTBEAT_EVERY == 0:
             beat = max(1, min(last, now_ms))
             for beat_topic, p in partitions:

@@ -126,7 +126,11 @@ class Join:
         n = int(shown.sum())
         self.ring.reserve(self._first(), self.reserved, n)
         slots = self.ring.slots(self.reserved, self.reserved + n)
-        for name, values in (("keys", inputs.keys), ("weights", inputs.weights), ("dense", inputs.dense)):
+        for name, values in (
+            ("keys", inputs.keys),
+            ("weights", inputs.weights),
+            ("dense", inputs.dense),
+        ):
             self.ring.columns[name][slots] = values
         self.reserved += n
         self.ids.reserve(n)
@@ -146,7 +150,13 @@ class Join:
         if self.events is None:
             return
         e = self.events
-        columns = (e.e, e.rank, e.id, *(np.ascontiguousarray(e.ints[:, c]) for c in (0, 1)), e.value)
+        columns = (
+            e.e,
+            e.rank,
+            e.id,
+            *(np.ascontiguousarray(e.ints[:, c]) for c in (0, 1)),
+            e.value,
+        )
         while True:
             r, o = self.ring.columns, self.orphans.columns
             code = advance(
@@ -183,7 +193,9 @@ class Join:
         slots = self.batch[0][:n] & (len(self.ring) - 1)
         closes = self.batch[1][:n].copy()
         labels = columns["labels"][slots].astype(np.float32)
-        batch = Batch(self._inputs(slots), labels, closes & (columns["has"][slots] | self._tasks[3]))
+        batch = Batch(
+            self._inputs(slots), labels, closes & (columns["has"][slots] | self._tasks[3])
+        )
         self.at[SHOWN_FROM], self.at[IN_BATCH] = self.at[TAIL], 0
         return Cut(
             self._inputs(shown), shown, batch, closes, slots, columns["id"][slots], columns["e"][slots],
@@ -195,7 +207,9 @@ class Join:
         nothing = np.zeros(0, np.int64)
         row = int(self.at[CURSOR]) - 1
         empty = Batch(
-            self._inputs(nothing), np.zeros((0, len(self.schema.tasks)), np.float32), self.batch[1][:0].copy()
+            self._inputs(nothing),
+            np.zeros((0, len(self.schema.tasks)), np.float32),
+            self.batch[1][:0].copy(),
         )
         return Cut(
             self._inputs(nothing), nothing, empty, empty.mask, nothing, nothing, nothing,
@@ -247,7 +261,9 @@ class Ring:
     """Columns of rows by sequence number, in a ring of a power of two that grows by doubling."""
 
     def __init__(self, columns: dict[str, tuple[tuple[int, ...], Any]]) -> None:
-        self.columns = {name: np.zeros((1024, *shape), kind) for name, (shape, kind) in columns.items()}
+        self.columns = {
+            name: np.zeros((1024, *shape), kind) for name, (shape, kind) in columns.items()
+        }
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

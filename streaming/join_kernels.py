@@ -40,7 +40,9 @@ NO_TIME = np.iinfo(np.int64).max
 
 
 @njit(cache=True)
-def advance(events, watermark, tasks, tick_ms, at, ring, heads, ids, arrivals, orphans, orphan_ids, batch):
+def advance(
+    events, watermark, tasks, tick_ms, at, ring, heads, ids, arrivals, orphans, orphan_ids, batch
+):
     """Runs to the next cut or command, or to the end of the events: CUT, COMMAND or DONE."""
     e, rank, id, impression, kind, value = events
     while at[CURSOR] < e.shape[0]:

@@ -42,7 +42,9 @@ class Journal:
         del entries[:-MOST]
 
     def state(self) -> dict[str, Any]:
-        return {k: list(getattr(self, k)) for k in ("drift", "decisions", "task_weights", "snapshots")}
+        return {
+            k: list(getattr(self, k)) for k in ("drift", "decisions", "task_weights", "snapshots")
+        }
 
     def load(self, tree: dict[str, Any]) -> None:
         for name, entries in tree.items():

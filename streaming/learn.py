@@ -7,7 +7,7 @@ no-op, as its bytes are the same. Killed after it, nothing is repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -91,7 +91,9 @@ def _publish(learner: Learner, loop: Loop) -> None:
     card = {
         "application": learner.app.name,
         "examples": learner.examples,
-        "task_weights": dict(zip(learner.tasks, learner.trainer.task_weights.tolist())),
+        "task_weights": dict(
+            zip(learner.tasks, learner.trainer.task_weights.tolist(), strict=True)
+        ),
     }
     data = encode(Snapshot(version, arrays, meta))
     published = loop.registry.publish(data, version, loop.epoch, card)

@@ -164,7 +164,16 @@ class Learner:
                 )
         self.merge.load(tree["merge"])
         self.position = {(topic, p): offset for topic, p, offset in tree["position"]}
-        for name in ("windows", "join", "trainer", "weighter", "drift", "rebalancer", "scores", "journal"):
+        for name in (
+            "windows",
+            "join",
+            "trainer",
+            "weighter",
+            "drift",
+            "rebalancer",
+            "scores",
+            "journal",
+        ):
             getattr(self, name).load(tree[name])
         for name in ("learning", "bad", "quarantined", "examples"):
             setattr(self, name, tree[name])
@@ -179,4 +188,6 @@ class Learner:
             "rebalancer": tree_hash(self.rebalancer.state()),
             "learning": str(self.learning),
         }
-        return hashlib.sha256("".join(f"{k}={v};" for k, v in sorted(parts.items())).encode()).hexdigest()
+        return hashlib.sha256(
+            "".join(f"{k}={v};" for k, v in sorted(parts.items())).encode()
+        ).hexdigest()

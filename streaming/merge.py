@@ -158,9 +158,9 @@ _SALTS = np.array([table_salt(f"rank {rank}") for rank in range(END + 1)], np.in
 
 
 @njit(cache=True)
-def _judge(
+def _judge(  # type: ignore[no-untyped-def]
     rank, id, time, e, memory_ms, salts, seen_keys, seen_values, queue, first, last, verdict
-):  # type: ignore[no-untyped-def]
+):
     for i in range(rank.shape[0]):
         if rank[i] == END:
             continue

@@ -46,9 +46,12 @@ class Predictions:
                             "event_id": step.cut.ids[rows],
                             "event_time_ms": step.cut.times[rows],
                             "task": pa.DictionaryArray.from_arrays(
-                                np.zeros(len(rows), np.int16), [task.name if one else f"{task.name}.{c}"]
+                                np.zeros(len(rows), np.int16),
+                                [task.name if one else f"{task.name}.{c}"],
                             ),
-                            "prediction": step.served[rows, self._schema.output_slices[task.name].start + c],
+                            "prediction": step.served[
+                                rows, self._schema.output_slices[task.name].start + c
+                            ],
                             "label": pa.array(
                                 labels if one else (labels == c).astype(np.float32), mask=unknown
                             ),

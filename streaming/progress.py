@@ -22,7 +22,11 @@ class Progress:
     def __init__(self, schema: Schema, quiet: bool = False) -> None:
         self._schema, self._quiet = schema, quiet
         console = Console(stderr=True)
-        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self._live = (
+            Live(console=console, transient=True, auto_refresh=False)
+            if console.is_terminal
+            else None
+        )
         self._started = self._last = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -62,12 +66,17 @@ def summary(report: dict[str, Any]) -> str:
     lines = [
         f"{report['application']}: {report['examples']:,} examples in {report['seconds']:.1f} s "
         f"({report['examples_per_second']:,.0f}/s)",
-        "events: " + ", ".join(f"{events[k]:,} {k}" for k in ("in", "duplicate", "late", "orphan", "bad")),
+        "events: "
+        + ", ".join(f"{events[k]:,} {k}" for k in ("in", "duplicate", "late", "orphan", "bad")),
     ]
     width = max(map(len, report["tasks"]), default=0)
     for name, task in report["tasks"].items():
         figures = task["served"]
-        shown = ("mae", "mse") if task["kind"] == "regression" else ("auc", "log_loss", "normalised_entropy", "calibration")
+        shown = (
+            ("mae", "mse")
+            if task["kind"] == "regression"
+            else ("auc", "log_loss", "normalised_entropy", "calibration")
+        )
         said = "  ".join(f"{k} {figures[k]:.4f}" for k in shown if figures[k] is not None)
         lines.append(f"  {name:<{width}}  {task['count']:>9,} labels  {said}")
     lines += [

@@ -96,7 +96,9 @@ class Replay:
         if self.log is not None:
             return read_rows(self.app, self.log, self.limit)
         if self.app.source is None:
-            raise ValueError(f"application {self.app.name!r} makes no log of its own: give --log PATH")
+            raise ValueError(
+                f"application {self.app.name!r} makes no log of its own: give --log PATH"
+            )
         return islice(self.app.source(), ROWS_OF_A_SOURCE if self.limit is None else self.limit)
 
     def _go_on(self, learner: Learner, registry: Registry, checkpoints: Checkpoints | None) -> int:
@@ -113,7 +115,9 @@ class Replay:
             here = fingerprint(self.app.trainer.device)
             made_on = newest.tree.pop("fingerprint")
             if made_on != here:
-                log.warning("a new lineage: the checkpoint was made on %s, this is %s", made_on, here)
+                log.warning(
+                    "a new lineage: the checkpoint was made on %s, this is %s", made_on, here
+                )
             learner.load(newest.tree)
             log.info("going on from %s, after %d examples", newest.path.name, learner.examples)
         kept = 0 if checkpoints is None else checkpoints.last_epoch()

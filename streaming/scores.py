@@ -20,7 +20,11 @@ class Scores:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self.served, self.progressive, self.recent = Metrics(schema), Metrics(schema), Metrics(schema)
+        self.served, self.progressive, self.recent = (
+            Metrics(schema),
+            Metrics(schema),
+            Metrics(schema),
+        )
         self.curve: list[dict[str, Any]] = []
         self.examples = 0
 
@@ -47,7 +51,7 @@ class Scores:
             out[name] = {**head, "served": served[name], "progressive": progressive[name]}
         return out
 
-    def headline(self) -> dict[str, float | None]:
+    def headline(self) -> dict[str, Any]:
         """One figure a task, of what was served lately: AUC, or the mean squared error."""
         return _headline(self.recent if self.recent.counts.any() else self.served)
 
@@ -61,12 +65,14 @@ class Scores:
         self.curve, self.examples = list(tree["curve"]), tree["examples"]
 
 
-def _headline(metrics: Metrics) -> dict[str, float | None]:
+def _headline(metrics: Metrics) -> dict[str, Any]:
     figures = metrics.figures()
-    return {name: f["mse"] if f["kind"] == "regression" else f["auc"] for name, f in figures.items()}  # type: ignore[misc]
+    return {n: f["mse"] if f["kind"] == "regression" else f["auc"] for n, f in figures.items()}
 
 
-def signals_of(schema: Schema, batch: Batch, served: np.ndarray) -> dict[tuple[str, str], tuple[float, int]]:
+def signals_of(
+    schema: Schema, batch: Batch, served: np.ndarray
+) -> dict[tuple[str, str], tuple[float, int]]:
     """Batch means with their counts, of each task: its loss, calibration and label rate.
 
     Loss is log loss, or the squared error of a regression; calibration the mean prediction less the

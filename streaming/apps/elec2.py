@@ -10,7 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 from model.train import Trainer
-from streaming.application import Aggregates, Application, Entity, Field, Schema, Shown, Signal, Task, Told
+from streaming.application import (
+    Aggregates,
+    Application,
+    Entity,
+    Field,
+    Schema,
+    Shown,
+    Signal,
+    Task,
+    Told,
+)
 
 HOUR, DAY = 3_600_000, 86_400_000
 KNOWN_AFTER = HOUR // 2 - 1_000
@@ -51,7 +61,10 @@ app = Application(
     time_column="ts",
     aggregates=Aggregates(
         signals=(Signal("class"),),
-        entities=(Entity("user", decays_ms=(HOUR, 4 * HOUR, DAY)), Entity("item", decays_ms=(7 * DAY,))),
+        entities=(
+            Entity("user", decays_ms=(HOUR, 4 * HOUR, DAY)),
+            Entity("item", decays_ms=(7 * DAY,)),
+        ),
     ),
     trainer=replace(Trainer.Config(), batch_size=16),
 )

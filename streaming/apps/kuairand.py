@@ -10,12 +10,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from streaming.application import Aggregates, Application, Entity, Field, Schema, Shown, SideTable, Signal, Task, Told
+from streaming.application import (
+    Aggregates,
+    Application,
+    Entity,
+    Field,
+    Schema,
+    Shown,
+    SideTable,
+    Signal,
+    Task,
+    Told,
+)
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 WINDOW = 10 * MINUTE
 BINARY = ("is_click", "long_view", "is_profile_enter", "is_comment")
-USER_FIELDS = ("user_active_degree", "follow_user_num_range", "fans_user_num_range", "register_days_range")
+USER_FIELDS = (
+    "user_active_degree",
+    "follow_user_num_range",
+    "fans_user_num_range",
+    "register_days_range",
+)
 
 schema = Schema(
     fields=(
@@ -25,7 +41,10 @@ schema = Schema(
         *(Field(name, "id") for name in USER_FIELDS),
         Field("log_duration", "dense"),
     ),
-    tasks=(*(Task(name, "binary", WINDOW) for name in BINARY), Task("play_time", "regression", WINDOW, transform="log1p")),
+    tasks=(
+        *(Task(name, "binary", WINDOW) for name in BINARY),
+        Task("play_time", "regression", WINDOW, transform="log1p"),
+    ),
     user="user_id",
     item="video_id",
 )

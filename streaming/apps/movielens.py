@@ -54,7 +54,10 @@ app = Application(
     side_tables={"movies": SideTable("movielens_small_movies.parquet", "movieId")},
     aggregates=Aggregates(
         signals=(Signal("like"), Signal("rating")),
-        entities=(Entity("user", decays_ms=(5 * MINUTE, DAY)), Entity("item", decays_ms=(365 * DAY,))),
+        entities=(
+            Entity("user", decays_ms=(5 * MINUTE, DAY)),
+            Entity("item", decays_ms=(365 * DAY,)),
+        ),
         history=20,
         history_signal="rating",
     ),

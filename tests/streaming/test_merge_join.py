@@ -26,7 +26,9 @@ PLAIN = [(t.name, t.window_ms, t.close, t.kind) for t in TASKS]
 LONGEST = 12
 
 
-def columns_of(codec: Codec, topic: str, partition: int, index: int, events: list[Event], start: int):
+def columns_of(
+    codec: Codec, topic: str, partition: int, index: int, events: list[Event], start: int
+):
     """The events as records, decoded."""
     values = []
     for event in events:
@@ -39,7 +41,9 @@ def columns_of(codec: Codec, topic: str, partition: int, index: int, events: lis
         elif event.rank == IMPRESSION:
             values.append(codec.encode(codec.impression(event.id, event.time, user=event.id % 3)))
         else:
-            feedback = FeedbackEvent(event.id, event.time, event.impression, event.kind, event.value, 1)
+            feedback = FeedbackEvent(
+                event.id, event.time, event.impression, event.kind, event.value, 1
+            )
             values.append(codec.encode(feedback))
     offsets = list(range(start, start + len(events)))
     decoded, bad = codec.decode(topic, partition, offsets, [e.time for e in events], values, index)
@@ -47,7 +51,9 @@ def columns_of(codec: Codec, topic: str, partition: int, index: int, events: lis
     return decoded
 
 
-def run(logs: dict, lateness: int, memory: int, batch_size: int, tick: int, chunks, restart_at: int = -1):
+def run(
+    logs: dict, lateness: int, memory: int, batch_size: int, tick: int, chunks, restart_at: int = -1
+):
     """All cuts of the logs through columns, fed in the given chunks; and the counts."""
 
     def fresh():
@@ -77,7 +83,7 @@ def run(logs: dict, lateness: int, memory: int, batch_size: int, tick: int, chun
                 if taken == restart_at:
                     states = windows.state(), merge.state(), join.state()
                     windows, merge, join = fresh()
-                    for part, state in zip((windows, merge, join), states):
+                    for part, state in zip((windows, merge, join), states, strict=True):
                         part.load(state)
                     again = True
                     break
@@ -107,7 +113,9 @@ def plain(cut, join: Join):
         labels = {}
         for k, task in enumerate(TASKS):
             if cut.closes[row, k]:
-                labels[task.name] = float(cut.batch.labels[row, k]) if cut.batch.mask[row, k] else None
+                labels[task.name] = (
+                    float(cut.batch.labels[row, k]) if cut.batch.mask[row, k] else None
+                )
         batch.append((int(cut.ids[row]), labels))
     return shown, batch
 
@@ -115,7 +123,13 @@ def plain(cut, join: Join):
 @st.composite
 def partitioned_logs(draw):
     """Two partitions of impressions and of feedback and one of control, out of order and repeated."""
-    logs = {("impressions", 0): [], ("impressions", 1): [], ("feedback", 0): [], ("feedback", 1): [], ("control", 0): []}
+    logs = {
+        ("impressions", 0): [],
+        ("impressions", 1): [],
+        ("feedback", 0): [],
+        ("feedback", 1): [],
+        ("control", 0): [],
+    }
     last = 0
     times = st.integers(0, 40)
     for tp, events in logs.items():
@@ -132,7 +146,16 @@ def partitioned_logs(draw):
             else:
                 kind = draw(st.sampled_from([t.name for t in TASKS]))
                 value = float(draw(st.integers(0, 1)))
-                events.append(Event(FEEDBACK, time, id + 100 * draw(st.integers(0, 3)), draw(st.integers(0, 15)), kind, value))
+                events.append(
+                    Event(
+                        FEEDBACK,
+                        time,
+                        id + 100 * draw(st.integers(0, 3)),
+                        draw(st.integers(0, 15)),
+                        kind,
+                        value,
+                    )
+                )
             last = max(last, time)
     for events in logs.values():
         events.append(Event(END, last))
@@ -161,7 +184,8 @@ def test_a_ring_that_grows_keeps_what_is_pending():
     n = 5000
     logs = {
         ("impressions", 0): [Event(IMPRESSION, 1, i) for i in range(n)] + [Event(END, 3)],
-        ("feedback", 0): [Event(FEEDBACK, 3, i, i, "dwell", float(i)) for i in range(n)] + [Event(END, 3)],
+        ("feedback", 0): [Event(FEEDBACK, 3, i, i, "dwell", float(i)) for i in range(n)]
+        + [Event(END, 3)],
     }
     stream, _ = merged(list(logs.values()), 0, 20, LONGEST)
     expected, _ = joined(stream, PLAIN, 64)
