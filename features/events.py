@@ -27,6 +27,7 @@ HEARTBEAT, TICK, CONTROL_RANK, IMPRESSION, FEEDBACK_RANK, CLOSING, END = -1, 0, 
 
 LATEST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 MAX_ID = 2**63 - 1
+LARGEST_VALUE = 1e9  # of a feedback, so that sums of values in fixed point can't overflow
 
 Id = (
     Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
@@ -296,8 +297,8 @@ class Codec:
                     f"kind {event.kind!r} is no kind of feedback here: {nearest(event.kind, self.kinds)}"
                 )
             task = self._task_of.get(event.kind)
-            if not math.isfinite(event.value):
-                raise ValueError("value is not finite")
+            if not abs(event.value) <= LARGEST_VALUE:
+                raise ValueError(f"value {event.value} is out of range: at most {LARGEST_VALUE:.0f}")
             if task is None:
                 return
             if task.kind == "binary" and event.value not in (0.0, 1.0):

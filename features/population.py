@@ -42,7 +42,7 @@ class Change:
     at: int
     kind: str
     task: str = "click"
-    share: float = 0.6
+    share: float = 1.0
     to: float = 0.5
 
     def __post_init__(self) -> None:

@@ -155,3 +155,19 @@ def test_a_loaded_table_has_the_same_arrays_and_goes_on_the_same() -> None:
         learn(embedding, [[5, 1, 7, 2, 0], [3, 6, 8, 0, 0]], -0.5)
     for name, array in one.arrays().items():
         assert np.array_equal(array, two.arrays()[name]), name
+
+
+@pytest.mark.parametrize("names", [("user", "item"), ("item", "user")])
+def test_after_a_load_each_table_keeps_its_own_unseen_row(names: tuple[str, str]) -> None:
+    layout = Layout(tuple(Bag(name, name) for name in names))
+    one, two = (
+        Embedding(layout, OUTPUTS, EmbeddingConfig(DIM), RowOptimiser("sgd"), 0) for _ in range(2)
+    )
+    two.load(one.arrays())
+    keys, weights = np.array([[123, 456]]), np.ones((1, 2), np.float32)
+    found = []
+    for embedding in (one, two):
+        deep, wide = torch.empty(1, 2, DIM), torch.empty(1, OUTPUTS)
+        embedding.pool(embedding.find(keys), weights, deep, wide)
+        found.append(deep.numpy())
+    assert np.array_equal(*found)

@@ -87,8 +87,8 @@ def test_flattened_parameters_and_gradients_are_views_of_one_tensor() -> None:
     for ours, theirs in zip(module.parameters(), oracle.parameters(), strict=True):
         assert ours.data_ptr() % 64 == 0 and ours.grad is not None and theirs.grad is not None
         assert torch.allclose(ours.grad, theirs.grad)
-    assert grads.norm() == pytest.approx(
-        torch.cat([p.grad.flatten() for p in oracle.parameters()]).norm(), rel=1e-6
+    assert grads.norm().item() == pytest.approx(
+        torch.cat([p.grad.flatten() for p in oracle.parameters()]).norm().item(), rel=1e-6
     )
     torch.optim.SGD([flat], lr=0.1).step()
     torch.optim.SGD(oracle.parameters(), lr=0.1).step()

@@ -212,3 +212,30 @@ def test_wrong_inputs_are_named(small: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match="65 examples"):
         model.step(small.batch(0, 65))
     assert small.LAYOUT.slots == 6
+
+
+def test_predictions_start_from_the_base_rates_of_the_labels_learnt(small: SimpleNamespace) -> None:
+    tiny = {"dense": DenseOptimiser("sgd", lr=1e-9), "rows": RowOptimiser("sgd", lr=1e-9)}
+    model, labels = small.trainer(**tiny), []
+    for seed in range(20):
+        data = small.batch(seed)
+        data.labels[:, 0], data.mask[:] = np.arange(64) % 50 == 0, True
+        labels.append(data.labels)
+        model.step(data)
+    found = model.predict(small.batch(99).inputs)
+    assert np.median(found[:, 0]) < 0.1
+    assert abs(np.median(found[:, 4]) - np.concatenate(labels)[:, 2].mean()) < 5
+
+
+def test_learning_rates_rise_over_the_warmup(small: SimpleNamespace) -> None:
+    def first_move(warmup: int) -> np.ndarray:
+        model = small.trainer(
+            dense=DenseOptimiser("sgd", lr=0.1), rows=RowOptimiser("sgd"), warmup=warmup
+        )
+        before = model.state()["model"]["network"]["bias"]
+        model.step(small.batch(0))
+        return model.state()["model"]["network"]["bias"] - before
+
+    assert first_move(3) == pytest.approx(first_move(0) / 4, rel=1e-4)
+    with pytest.raises(ValueError, match="warmup is -1"):
+        small.trainer(warmup=-1)

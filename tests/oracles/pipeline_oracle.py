@@ -20,7 +20,9 @@ class Event(NamedTuple):
     value: float = 0.0
 
 
-def merged(partitions: list[list[Event]], lateness: int, memory: int, longest: int) -> tuple[list, dict]:
+def merged(
+    partitions: list[list[Event]], lateness: int, memory: int, longest: int
+) -> tuple[list, dict]:
     """[(e, event)] in the one order, and how many came in, were duplicates and were late."""
     keyed, maxima = [], []
     for p, events in enumerate(partitions):
@@ -122,7 +124,9 @@ def joined(stream: list, tasks: list, batch_size: int, tick: int = 0) -> tuple[l
                 if name not in open_tasks or name not in closing:
                     continue
                 value = open_tasks[name]
-                arrived = close == "arrival" and value is not None and (kind != "binary" or value > 0)
+                arrived = (
+                    close == "arrival" and value is not None and (kind != "binary" or value > 0)
+                )
                 if arrived or shown_e + window == e:
                     labels[name] = 0.0 if value is None and kind == "binary" else value
                     del open_tasks[name]

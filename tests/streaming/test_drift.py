@@ -139,14 +139,37 @@ def test_nothing_is_seen_in_the_warm_up() -> None:
     assert (seen(0), seen(45 * BATCH)) == (1, 0)
 
 
+def levels(*steps: tuple[int, float], spread: float = 0.01) -> list[float]:
+    """Values around each level, for so many batches."""
+    means = [level for n, level in steps for _ in range(n)]
+    noise = np.random.default_rng(2).normal(size=len(means)) * spread
+    return [m + n for m, n in zip(means, noise, strict=True)]
+
+
 def test_a_signal_rests_for_the_cool_down_after_its_event() -> None:
-    noise = np.random.default_rng(2).normal(size=400) * 0.01
-    means = [(0.2, 0.9)[i // 100 % 2] + n for i, n in enumerate(noise)]
-    config = DriftMonitor.Config(warm_up=0, cool_down=BATCH * 50)
-    events = watch(constant("label_rate", means), DriftMonitor(["click"], config))
-    assert len(events) >= 3
-    gaps = np.diff([e.example for e in events])
-    assert gaps.min() > BATCH * (50 + config.reference)
+    batches = constant("label_rate", levels((50, 0.2), (20, 0.9), (50, 0.2)))
+
+    def seen(cool_down: int) -> list[int]:
+        config = DriftMonitor.Config(warm_up=0, cool_down=cool_down)
+        return [e.began_example for e in watch(batches, DriftMonitor(["click"], config))]
+
+    assert seen(0) == [50 * BATCH, 70 * BATCH]
+    assert seen(30 * BATCH) == [50 * BATCH]
+
+
+def test_a_loss_that_fell_is_the_new_measure_of_a_rise() -> None:
+    batches = constant("loss", levels((60, 0.7), (40, 0.4), (20, 0.6)))
+    config = DriftMonitor.Config(warm_up=0)
+    (event,) = watch(batches, DriftMonitor(["click"], config))
+    assert event.began_example == 100 * BATCH
+    assert event.before == pytest.approx(0.4, abs=0.01)
+    assert event.after == pytest.approx(0.6, abs=0.01)
+
+
+def test_the_first_positives_of_a_task_that_had_none_are_seen() -> None:
+    batches = constant("label_rate", levels((40, 0.0), (20, 0.2), spread=0.0))
+    (event,) = watch(batches, DriftMonitor(["click"], DriftMonitor.Config(warm_up=0)))
+    assert (event.direction, event.before, event.after) == ("up", 0.0, pytest.approx(0.2))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -167,9 +190,11 @@ def test_a_mean_that_is_not_finite_changes_nothing(bad: float) -> None:
 def test_an_overflow_or_one_wild_block_is_no_drift() -> None:
     noise = np.random.default_rng(4).normal(size=200) * 0.01
     means = [0.5 + n for n in noise]
-    means[100], means[150] = 1e308, 1e6
+    means[180], means[150] = 1e308, 1e6
     config = DriftMonitor.Config(warm_up=0)
-    assert watch(constant("loss", means), DriftMonitor(["click"], config)) == []
+    monitor = DriftMonitor(["click"], config)
+    assert watch(constant("loss", means), monitor) == []
+    assert np.isfinite(monitor.state()["click"]["loss"]["values"]).all()
 
 
 def test_batches_of_few_labels_make_one_value_weighted_by_label() -> None:

@@ -1,0 +1,118 @@
+"""A replay that is stopped, or killed at any moment, and started again ends in the same hash."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event
+
+import pytest
+from replays import LOGS, replayed
+
+from streaming.checkpoint import Checkpoints
+
+LIMIT = 12_000
+EVERY = 20
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir) -> dict:
+    return replayed("kuairand", data_dir, limit=LIMIT)
+
+
+def comparable(report: dict) -> dict:
+    """What must not depend on interruptions: all of a report but its timing and its versions' list."""
+    return {k: v for k, v in report.items() if k not in ("seconds", "examples_per_second")}
+
+
+def command(data_dir: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "streaming", "replay", "kuairand"),
+        *("--log", str(data_dir / LOGS["kuairand"]), "--limit", str(LIMIT), "--json"),
+        *("--checkpoints", str(folder), "--checkpoint-every", str(EVERY), *more),
+    ]
+
+
+def ended_after_checkpoint(data_dir: Path, folder: Path, number: int, *more: str) -> bytes | None:
+    """Runs until `folder` has a checkpoint newer than before, then sends `number`.
+
+    What the process printed if it came to its end before that, else None.
+    """
+    before = {p.name for p in folder.glob("[!.]*")}
+    with subprocess.Popen(
+        command(data_dir, folder, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        while process.poll() is None and not {p.name for p in folder.glob("[!.]*")} - before:
+            os.sched_yield()
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=60)
+    if process.returncode == 0:
+        return out
+    assert process.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM), errors.decode()
+    return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill-9", "sigterm"])
+def test_a_replay_that_is_ended_again_and_again_ends_in_the_same_hash(
+    number, undisturbed, data_dir, tmp_path
+):
+    out, runs = None, 0
+    for _ in range(4):
+        out = ended_after_checkpoint(data_dir, tmp_path, number)
+        runs += 1
+        if out is not None:
+            break
+    if out is None:
+        out = subprocess.run(command(data_dir, tmp_path), check=True, capture_output=True).stdout
+    assert runs > 2, "it was never ended"
+    assert comparable(json.loads(out)) == comparable(undisturbed)
+
+
+def test_stopped_at_any_cut_through_kafka_and_gone_on_from(undisturbed, data_dir, tmp_path, kafka):
+    """Every topic is made anew, so the positions of the checkpoint are the whole hand-over."""
+    options = dict(via="kafka", broker=kafka, partitions=4, limit=LIMIT, checkpoints=tmp_path)
+    report, stops = None, 0
+    while report is None:
+        stop, steps = Event(), iter(range(10**9))
+        report = run_until(data_dir, lambda: next(steps) == 37 and stop.set(), stop, options)
+        stops += 1
+    assert stops > 3
+    assert report["state_hash"] == undisturbed["state_hash"]
+
+
+def run_until(data_dir: Path, on_step, stop: Event, options: dict) -> dict | None:
+    from streaming.__main__ import load_application
+    from streaming.replay import Replay
+
+    app = load_application("kuairand")
+    log = data_dir / LOGS["kuairand"]
+    return Replay(app, log, stop=stop, on_step=lambda *_: on_step(), **options).run()
+
+
+def test_a_torn_checkpoint_is_passed_over(undisturbed, data_dir, tmp_path, caplog):
+    options = dict(limit=LIMIT, checkpoints=tmp_path, checkpoint_every=EVERY)
+    stop, steps = Event(), iter(range(10**9))
+    run_until(data_dir, lambda: next(steps) == 70 and stop.set(), stop, options)
+    newest = Checkpoints(tmp_path).newest()
+    assert newest is not None
+    state = next(newest.path.glob("*.safetensors"))
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(data)
+    report = replayed("kuairand", data_dir, **options)
+    assert report["state_hash"] == undisturbed["state_hash"]
+    assert newest.path.name in caplog.text
+
+
+def test_a_checkpoint_of_other_settings_is_refused(data_dir, tmp_path):
+    replayed("kuairand", data_dir, limit=500, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="config_hash"):
+        replayed(
+            "kuairand", data_dir, ("trainer.dense.lr=0.5",), limit=500, checkpoints=tmp_path
+        )
+    with pytest.raises(ValueError, match="seed"):
+        replayed("kuairand", data_dir, limit=500, checkpoints=tmp_path, seed=3)
