@@ -92,8 +92,12 @@ def occurrences(
     rows: Iterable[Row | Shown],
     tables: Mapping[str, Any],
     bad: list[BadRow],
+    latest_ms: int,
 ) -> Iterator[Occurrence]:
-    """Impressions in the order of the rows; feedback when it came, between them."""
+    """Impressions in the order of the rows; feedback when it came, between them.
+
+    What lies after `latest_ms` is bad; it is passed on for the dead letters, and holds nothing up.
+    """
     coming: list[Occurrence] = []
     place = 0
     for number, row in enumerate(rows):
@@ -102,11 +106,14 @@ def occurrences(
             if shown is None:
                 continue
             events = list(_of_row(app, codec, shown, place))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except Exception as error:  # the application's own code may raise anything
             reason = f"{type(error).__name__}: {error}"
             bad.append(BadRow(number, reason, str(row)[:4096]))
             continue
         place += len(events)
+        if events[0].time_ms > latest_ms:
+            yield from events
+            continue
         while coming and coming[0].time_ms <= events[0].time_ms:
             yield heapq.heappop(coming)
         yield events[0]
@@ -148,23 +155,22 @@ def produce(
     bad: list[BadRow] = []
     now_ms = time.time_ns() // 1_000_000
     source = heapq.merge(
-        occurrences(app, codec, rows, tables, bad),
+        occurrences(app, codec, rows, tables, bad, now_ms + codec.max_ahead_ms),
         (Occurrence(c.time_ms, -1, CONTROL, b"", c) for c in controls),
     )
     partitions = [(topic, p) for topic, n in log.topics.items() for p in range(n)]
     last = 1
     for number, (time_ms, _, topic, key, event) in enumerate(source, 1):
-        last = max(last, time_ms)
+        if time_ms <= now_ms:
+            last = max(last, time_ms)
         value = codec.encode(event)
         for _ in range(copies):
             log.append(
                 topic, key, value, max(1, min(time_ms, now_ms)), 0 if topic == CONTROL else None
             )
         if number % HEARTBEAT_EVERY == 0:
-            beat = max(1, min(last, now_ms))
             for beat_topic, p in partitions:
-                log.append(beat_topic, None, None, beat, p)
-    last = min(last, now_ms)
+                log.append(beat_topic, None, None, last, p)
     end = codec.encode(End(last))
     for topic, p in partitions:
         log.append(topic, None, end, last, p)
