@@ -60,7 +60,7 @@ class RowOptimiser:
 
     kind: str = "adagrad"
     lr: float = 0.1
-    wide_lr: float = 0.03
+    wide_lr: float = 0.02
     l2: float = 0.0
     momentum: float = 0.9
     decay: float = 0.99

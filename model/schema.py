@@ -78,7 +78,9 @@ class Task:
         _one_of(f"Task({self.name!r}).close", self.close, CLOSINGS)
         _one_of(f"Task({self.name!r}).transform", self.transform, TRANSFORMS)
         if self.window_ms < 0:
-            raise ValueError(f"Task({self.name!r}).window_ms is {self.window_ms}: expected 0 or more")
+            raise ValueError(
+                f"Task({self.name!r}).window_ms is {self.window_ms}: expected 0 or more"
+            )
         if self.weight <= 0:
             raise ValueError(f"Task({self.name!r}).weight is {self.weight}: expected more than 0")
         if (self.kind == "multiclass") != (self.classes > 1):
@@ -114,7 +116,9 @@ class Schema:
         ids = [f.name for f in self.fields if f.kind == "id"]
         for role, name in (("user", self.user), ("item", self.item)):
             if name is not None and name not in ids:
-                raise ValueError(f"Schema.{role} is {name!r}, no field of kind 'id': {nearest(name, ids)}")
+                raise ValueError(
+                    f"Schema.{role} is {name!r}, no field of kind 'id': {nearest(name, ids)}"
+                )
 
     def of_kind(self, kind: str) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if f.kind == kind)

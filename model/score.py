@@ -14,6 +14,7 @@ import torch
 
 from model.batch import Batch, Inputs, Layout
 from model.embedding import Embedding, EmbeddingConfig
+from model.labels import LabelPrior
 from model.layers import Standardiser
 from model.losses import Objective
 from model.network import Network, NetworkConfig
@@ -36,7 +37,7 @@ class Block:
 
 
 class Predictor:
-    """A network, its embedding, and the standardisers of its inputs and of regression labels."""
+    """A network, its embedding, and what is known of its inputs and labels beforehand."""
 
     def __init__(
         self, schema: Schema, layout: Layout, network: NetworkConfig, embedding: EmbeddingConfig,
@@ -49,17 +50,13 @@ class Predictor:
         self.embedding = Embedding(layout, schema.outputs, embedding, rows, seed, device)
         self.objective = Objective(schema, device)
         self.dense = Standardiser(len(layout.dense))
-        self.values_of = Standardiser(len(schema.tasks), clip=8.0)
+        self.labels = LabelPrior(self.objective)
         shape = (batch_size, len(layout.bags), embedding.dim)
         self._deep = torch.zeros(shape, device=device, requires_grad=True)
         self._wide = torch.zeros(batch_size, schema.outputs, device=device)
         self._keys = np.zeros((batch_size, layout.slots), np.int64)
         self._weights = np.zeros((batch_size, layout.slots), np.float32)
         self._dense = np.zeros((batch_size, len(layout.dense)), np.float32)
-        self._regressions = [k for k, t in enumerate(schema.tasks) if t.kind == "regression"]
-        self._columns = [
-            schema.output_slices[t.name].start for t in schema.tasks if t.kind == "regression"
-        ]
 
     def read(self, inputs: Inputs) -> Block:
         """The block of at most `batch_size` rows; its tensors are good until the next call."""
@@ -70,36 +67,18 @@ class Predictor:
         index = self.embedding.find(self._keys)
         with torch.no_grad():
             self.embedding.pool(index, self._weights, self._deep.detach(), self._wide)
+            self._wide += torch.from_numpy(self.labels.offset).to(self.device)
         dense = torch.from_numpy(self._dense).to(self.device)
         return Block(self._keys, self._weights, index, self._deep, self._wide, dense)
 
     def values(self, linked: torch.Tensor) -> np.ndarray:
         """Linked outputs -> predictions in the labels' units, float32 [batch_size, outputs]."""
-        out = linked.cpu().numpy().copy()
-        if self._regressions:
-            mean, scale = self.values_of.mean, self.values_of.scale
-            out[:, self._columns] = (
-                mean[self._regressions] + scale[self._regressions] * out[:, self._columns]
-            )
-        return out
-
-    def standard_labels(
-        self, labels: np.ndarray, mask: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels [n, task] with regressions in units of their running standard deviation, and
-        their mask without regressions never seen: a first batch only sets the scale."""
-        if not self._regressions:
-            return labels, mask
-        out, known = labels.copy(), mask.copy()
-        out[:, self._regressions] = self.values_of.transform(labels)[:, self._regressions]
-        known[:, self._regressions] &= self.values_of.count[self._regressions] > 0
-        return out, known
+        return self.labels.values(linked.cpu().numpy())
 
     def absorb(self, batch: Batch) -> None:
         """Lets the standardisers take in a batch that has been predicted and learnt."""
         self.dense.update(batch.inputs.dense, np.ones(batch.inputs.dense.shape, bool))
-        if self._regressions:
-            self.values_of.update(batch.labels, batch.mask)
+        self.labels.absorb(batch.labels, batch.mask)
 
     @torch.no_grad()
     def predict(self, inputs: Inputs) -> np.ndarray:
@@ -118,7 +97,7 @@ class Predictor:
             "network": {n: p.detach().cpu().numpy().copy() for n, p in self._parameters()},
             "embedding": self.embedding.arrays(),
             "dense": self.dense.state(),
-            "labels": self.values_of.state(),
+            "labels": self.labels.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -128,7 +107,7 @@ class Predictor:
                 parameter.copy_(torch.from_numpy(state["network"][name]))
         self.embedding.load(state["embedding"])
         self.dense.load(state["dense"])
-        self.values_of.load(state["labels"])
+        self.labels.load(state["labels"])
 
     def _parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         return list(self.network.named_parameters())

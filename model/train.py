@@ -41,18 +41,22 @@ class Trainer:
 
     @dataclass(frozen=True)
     class Config:
-        """All of a model but its schema. `batch_size` is also the block in which scoring runs."""
+        """All of a model but its schema. `batch_size` is also the block in which scoring runs;
+        learning rates rise to their full size over the first `warmup` steps."""
 
         network: NetworkConfig = field(default_factory=NetworkConfig)
         embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
         dense: DenseOptimiser = field(default_factory=DenseOptimiser)
         rows: RowOptimiser = field(default_factory=RowOptimiser)
         batch_size: int = 64
+        warmup: int = 16
         device: str = "cpu"
 
         def __post_init__(self) -> None:
             if self.batch_size < 1:
                 raise ValueError(f"batch_size is {self.batch_size}: expected 1 or more")
+            if self.warmup < 0:
+                raise ValueError(f"warmup is {self.warmup}: expected 0 or more")
 
     def __init__(self, schema: Schema, layout: Layout, config: Config, seed: int):
         if config.device == "cpu":
@@ -100,7 +104,7 @@ class Trainer:
         """
         self._check(batch)
         n, model = len(batch), self.predictor
-        labels, mask = model.standard_labels(batch.labels, batch.mask)
+        labels, mask = model.labels.standard(batch.labels, batch.mask)
         targets, counts = model.objective.targets(
             labels, mask, self.task_weights, self.config.batch_size
         )
@@ -142,13 +146,15 @@ class Trainer:
     ) -> None:
         model, n = self.predictor, len(batch)
         before = [weights.clone() for weights, _ in self._moderated]
+        warm = min(1.0, (self.steps + 1) / (self.config.warmup + 1))
+        self._optimiser.param_groups[0]["lr"] = warm * self.config.dense.lr
         self._optimiser.step()
         for (weights, rate), old in zip(self._moderated, before, strict=True):
             weights.copy_(old + rate * (weights - old))
         # A wide weight enters its logit as it is, so its gradient is the logit's.
         model.embedding.learn(
             block.keys[:n], block.index[:n], block.weights[:n],
-            of_pooled[:n], error[:n], self._rates,
+            of_pooled[:n], error[:n], warm * self._rates,
         )  # fmt: skip
         model.absorb(batch)
         self.steps += 1

@@ -1,0 +1,98 @@
+"""What is known of the labels before the network says anything: base rates, means and scales.
+
+A network that starts from them has no large first errors, which would fill AdaGrad's sums of
+squares for good (rare tasks suffer most) and swing the tasks that share with it.
+
+Shapes: n examples; task; outputs, their predictions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from model.layers import Standardiser
+from model.losses import Objective
+
+
+class LabelPrior:
+    """Running means of the labels of each output, over those learnt so far.
+
+    To logits it adds the log-odds of a binary task's base rate (the logs of a multiclass one's);
+    a regression it predicts in units of the standard deviation, from the mean.
+    """
+
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        self.seen = Standardiser(objective.outputs, clip=8.0)
+        self._regressions = np.flatnonzero(objective.is_regression)
+        self._columns = objective.starts[self._regressions]
+        self._as_update()
+
+    def _as_update(self) -> None:
+        self.offset = np.zeros(self.objective.outputs, np.float32)
+        objective = self.objective
+        _offsets(
+            self.seen.count, self.seen.mean, objective.kinds, objective.starts, objective.ends,
+            self.offset,
+        )  # fmt: skip
+
+    def standard(self, labels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Labels [n, task] with regressions in standard units, and their mask without regressions
+        never seen: a first batch only sets the scale."""
+        if not self._regressions.size:
+            return labels, mask
+        labels, mask, at = labels.copy(), mask.copy(), self._columns
+        _scale(labels, self._regressions, self.seen.mean[at], self.seen.scale[at], self.seen.clip)
+        mask[:, self._regressions] &= self.seen.count[at] > 0
+        return labels, mask
+
+    def values(self, linked: np.ndarray) -> np.ndarray:
+        """Linked outputs [n, outputs] -> predictions in the labels' own units."""
+        out = linked.copy()
+        if self._regressions.size:
+            at = self._columns
+            out[:, at] = self.seen.mean[at] + self.seen.scale[at] * out[:, at]
+        return out
+
+    def absorb(self, labels: np.ndarray, mask: np.ndarray) -> None:
+        """Takes in labels and mask [n, task] that have been predicted and learnt."""
+        objective = self.objective
+        weights = np.ones(len(objective.kinds))
+        targets, counts = objective.targets(labels, mask, weights, len(labels))
+        self.seen.update(targets, counts > 0)
+        self._as_update()
+
+    def state(self) -> dict[str, Any]:
+        return self.seen.state()
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.seen.load(state)
+        self._as_update()
+
+
+@numba.njit(cache=True)
+def _scale(labels, columns, mean, scale, clip) -> None:  # type: ignore[no-untyped-def]
+    for j in range(columns.shape[0]):
+        for i in range(labels.shape[0]):
+            z = (labels[i, columns[j]] - mean[j]) / scale[j]
+            if np.isfinite(labels[i, columns[j]]):
+                z = min(max(z, -clip), clip)
+            else:
+                z = np.nan
+            labels[i, columns[j]] = z
+
+
+@numba.njit(cache=True)
+def _offsets(count, mean, kinds, starts, ends, out) -> None:  # type: ignore[no-untyped-def]
+    for k in range(kinds.shape[0]):
+        width = ends[k] - starts[k]
+        for c in range(starts[k], ends[k]):
+            # As if one more label had been seen, of all classes in equal parts.
+            rate = (mean[c] * count[c] + 1.0 / max(width, 2)) / (count[c] + 1.0)
+            if kinds[k] == 0:
+                out[c] = np.log(rate / (1.0 - rate))
+            elif kinds[k] == 1:
+                out[c] = np.log(rate)
