@@ -298,7 +298,9 @@ class Codec:
                 )
             task = self._task_of.get(event.kind)
             if not abs(event.value) <= LARGEST_VALUE:
-                raise ValueError(f"value {event.value} is out of range: at most {LARGEST_VALUE:.0f}")
+                raise ValueError(
+                    f"value {event.value} is out of range: at most {LARGEST_VALUE:.0f}"
+                )
             if task is None:
                 return
             if task.kind == "binary" and event.value not in (0.0, 1.0):

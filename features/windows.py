@@ -1,8 +1,8 @@
 """What is known of a user, an item and the pair at a moment, from the events before it.
 
-The state does not depend on the order of arrival: integer sums (values in fixed point) in buckets of
-event time, and the last by (time, id). Rates, decay and smoothing are computed at the read, for the
-reader's time, in `windows_kernels`.
+The state does not depend on the order of arrival: integer sums (values in fixed point) in buckets
+of event time, and the last by (time, id). Rates, decay and smoothing are computed at the read, for
+the reader's time, in `windows_kernels`.
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ class Windows:
             if learn:
                 table.reserve(len(events))
             column = aggregate(
-                *order, key, learn, self._kind, self._per, prior, table.decays, entity.rates, entity.last,
+                *order, key, learn, self._kind, self._per, prior,
+                table.decays, entity.rates, entity.last,
                 table.map.keys, table.map.values, table.arrays(), dense, column,
             )  # fmt: skip
             table.map.size = int(table.next[0])

@@ -43,8 +43,8 @@ def overall(rank, e, id, kind, fixed, learn, signal_kind, signal_per, counts, su
 
 @njit(cache=True)
 def aggregate(
-    rank, e, id, kind, fixed, key, learn, signal_kind, signal_per, prior, decays, with_rates, with_last,
-    map_keys, map_values, arrays, out, column,
+    rank, e, id, kind, fixed, key, learn, signal_kind, signal_per, prior,
+    decays, with_rates, with_last, map_keys, map_values, arrays, out, column,
 ):  # fmt: skip
     """One entity's features into `out` from `column` on, and its state. Returns the next column."""
     (
@@ -159,7 +159,8 @@ def _decay(index, now, e, width, tau):
 
 @njit(cache=True)
 def remember(
-    rank, e, id, kind, fixed, user, item, learn, wanted, prior, map_keys, map_values, arrays, items, weights
+    rank, e, id, kind, fixed, user, item, learn, wanted, prior,
+    map_keys, map_values, arrays, items, weights,
 ):  # fmt: skip
     """Each impression's history: item ids (-1 where none) and weights, and the histories' state."""
     (used, time, event, item_of, value, length) = arrays

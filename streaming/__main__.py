@@ -37,7 +37,7 @@ def cli(verbose: bool) -> None:
 
 
 def load_application(name: str) -> Application:
-    """A shipped application by its name, or `file.py:object`. Raises ValueError saying what's wrong."""
+    """A shipped application by its name, or `file.py:object`. ValueError says what is wrong."""
     from model.schema import nearest
     from streaming.application import Application
 
@@ -163,7 +163,7 @@ def replay(
 ) -> None:
     """Learn from a historical log as if it were live, and report.
 
-    APP is a shipped application (simulated, kuairand, movielens, elec2) or your own, file.py:object.
+    APP is an application of ours (simulated, kuairand, movielens, elec2) or yours, file.py:object.
     The same log, settings and seed give the same state_hash, whatever the medium, the number of
     partitions, or the interruptions: with --checkpoints, run the same command again to go on.
     """

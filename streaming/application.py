@@ -1,7 +1,7 @@
 """An application: what is shown, what is to be predicted, and how a log's rows become events.
 
-Config is code. Everything has a default but the name, the schema and `rows`; a wrong name or value is
-refused when the application is built, with the nearest right one.
+Config is code. Everything has a default but the name, the schema and `rows`; a wrong name or value
+is refused when the application is built, with the nearest right one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from streaming.drift import DriftMonitor
 from streaming.rebalance import Rebalancer
 
 __all__ = [
-    "Aggregates", "Application", "Entity", "Field", "Schema", "Shown", "SideTable", "Signal", "Task", "Told",
+    "Aggregates", "Application", "Entity", "Field", "Schema", "Shown", "SideTable", "Signal",
+    "Task", "Told",
 ]  # fmt: skip
 
 

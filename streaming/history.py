@@ -1,4 +1,4 @@
-"""A historical log's rows into events: in the order of time, heartbeats between, `end` at its end."""
+"""A historical log's rows into events: in order of time, heartbeats between, `end` at the end."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ class Cut:
 
     `closes` says which tasks of an example close: a task that does, but has no label, is masked in
     the batch. `shown_slots` and `slots` are the join's places of the shown impressions and of the
-    batch's; `ids` and `times` (effective, ms) are the batch's; its last label closed at `closed_ms`.
+    batch's; `ids` and `times` (effective, ms) are the batch's, whose last label closed at
+    `closed_ms`.
     """
 
     shown: Inputs
@@ -120,7 +121,7 @@ class Join:
         return {"orphan": int(self.at[ORPHANS]), "expired": int(self.at[EXPIRED])}
 
     def push(self, events: Events, inputs: Inputs) -> None:
-        """Takes ordered events, and the inputs of the impressions among them. `cuts` must be done."""
+        """Takes ordered events, and the inputs of the impressions among them, after all `cuts`."""
         assert self.events is None, "push() before the cuts of the last events were taken"
         shown = events.rank == IMPRESSION
         n = int(shown.sum())
@@ -173,7 +174,7 @@ class Join:
             yield self._command() if code == COMMAND else self._cut()
 
     def serve(self, cut: Cut, predictions: np.ndarray) -> np.ndarray:
-        """Keeps the predictions of `cut.shown`; returns the served ones of its batch [n, output]."""
+        """Keeps predictions of `cut.shown`; returns the served ones of its batch [n, output]."""
         served = self.ring.columns["served"]
         served[cut.shown_slots] = predictions
         return served[cut.slots]
@@ -198,8 +199,8 @@ class Join:
         )
         self.at[SHOWN_FROM], self.at[IN_BATCH] = self.at[TAIL], 0
         return Cut(
-            self._inputs(shown), shown, batch, closes, slots, columns["id"][slots], columns["e"][slots],
-            int(self.at[CLOSED_MS]),
+            self._inputs(shown), shown, batch, closes, slots,
+            columns["id"][slots], columns["e"][slots], int(self.at[CLOSED_MS]),
         )  # fmt: skip
 
     def _command(self) -> Cut:

@@ -4,8 +4,8 @@ Order (e, rank, id): a window closes at the impression's e + window, after the f
 millisecond; a positive with `close="arrival"` closes at its feedback's e, likewise after all
 feedback of it. Tasks of one impression that close together are one example.
 
-Legend: `seq` numbers impressions in their order, and seq & (ring - 1) is its slot; K tasks, G groups
-of tasks with one window.
+Legend: `seq` numbers impressions in their order, and seq & (ring - 1) is its slot; k counts tasks,
+g groups of tasks with one window.
 """
 
 from __future__ import annotations

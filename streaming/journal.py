@@ -1,4 +1,4 @@
-"""What happened on the way: drift, decisions, task weights over event time, versions. For reports."""
+"""What happened on the way, for reports: drift, decisions, task weights, versions."""
 
 from __future__ import annotations
 

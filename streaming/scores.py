@@ -1,4 +1,4 @@
-"""How good the predictions are: those that were served, and those of the step just before learning."""
+"""How good the predictions are: the served ones, and those of the step just before learning."""
 
 from __future__ import annotations
 
@@ -66,8 +66,11 @@ class Scores:
 
 
 def _headline(metrics: Metrics) -> dict[str, Any]:
-    figures = metrics.figures()
-    return {n: f["mse"] if f["kind"] == "regression" else f["auc"] for n, f in figures.items()}
+    out = {}
+    for name, figures in metrics.figures().items():
+        figure = figures["mse"] if figures["kind"] == "regression" else figures["auc"]
+        out[name] = None if figure is None else float(figure)
+    return out
 
 
 def signals_of(

@@ -1,7 +1,7 @@
-"""KuaiRand: short videos. Does the user click, watch long, look at the author, comment; for how long?
+"""KuaiRand, short videos: does the user click, watch long, look at the author, comment; how long?
 
-A click and a watch are known when the play ends, a look at the author's page or a comment within it,
-so all feedback comes at impression + play time. Plays longer than the window count as not known.
+A click and a watch are known when the play ends, a look at the author or a comment within it, so
+all feedback comes at impression + play time. Plays longer than the window count as not known.
 `play_time` is learned and scored as ln(1 + ms).
 """
 

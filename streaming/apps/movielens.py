@@ -1,7 +1,7 @@
 """MovieLens: will a user like a film (4 stars or more), and how many stars will it get?
 
-The log has the moment of the rating only. We take it as the moment at which the film was asked about,
-and let the answer come a minute later: at once would be a lie.
+The log has the moment of the rating only. We take it as the moment at which the film was asked
+about, and let the answer come a minute later: at once would be a lie.
 """
 
 from __future__ import annotations

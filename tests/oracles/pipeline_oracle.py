@@ -1,4 +1,4 @@
-"""Merge and join said plainly: one event at a time, dictionaries and one heap. The test's oracle."""
+"""Merge and join said plainly: one event at a time, dictionaries, one heap. The tests' oracle."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def plain(cut, join: Join):
 
 @st.composite
 def partitioned_logs(draw):
-    """Two partitions of impressions and of feedback and one of control, out of order and repeated."""
+    """Partitions of impressions, feedback and control, out of order, with events repeated."""
     logs = {
         ("impressions", 0): [],
         ("impressions", 1): [],
@@ -135,6 +135,7 @@ def partitioned_logs(draw):
     for tp, events in logs.items():
         for _ in range(draw(st.integers(0, 12))):
             time = draw(times)
+            last = max(last, time)
             if draw(st.integers(0, 9)) == 0:
                 events.append(Event(HEARTBEAT, time))
                 continue
@@ -156,7 +157,6 @@ def partitioned_logs(draw):
                         value,
                     )
                 )
-            last = max(last, time)
     for events in logs.values():
         events.append(Event(END, last))
     return logs

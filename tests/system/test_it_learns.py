@@ -107,5 +107,3 @@ def gain_interval(task: str, pairs, blocks: int = 50, draws: int = 400) -> tuple
         else:
             gains.append(roc_auc_score(y, a) - roc_auc_score(y, b))
     return float(np.quantile(gains, 0.025)), float(np.quantile(gains, 0.975))
-
-

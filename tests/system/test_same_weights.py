@@ -21,9 +21,7 @@ def movielens_hash(data_dir) -> str:
 @pytest.mark.parametrize("via", ["memory", "parquet", "kafka"])
 def test_kuairand_has_one_hash(data_dir, kuairand_hash, via, partitions, copies, request):
     broker = {"broker": request.getfixturevalue("kafka")} if via == "kafka" else {}
-    report = replayed(
-        "kuairand", data_dir, via=via, partitions=partitions, copies=copies, **broker
-    )
+    report = replayed("kuairand", data_dir, via=via, partitions=partitions, copies=copies, **broker)
     assert report["state_hash"] == kuairand_hash
     assert report["examples"] == 41_828 - 116  # the log's exact duplicates
     assert report["events"]["late"] == report["events"]["bad"] == 0
