@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from features.events import CONTROL, FEEDBACK, IMPRESSIONS, TOPICS, Codec, Control, End, Feedback
@@ -26,11 +27,12 @@ def topics(partitions: int) -> dict[str, int]:
 
 
 def read_rows(app: Application, log: Path, limit: int | None = None) -> Iterator[Row]:
-    """The rows of a Parquet file (or a folder of them), in the order of the time column."""
+    """The rows of a Parquet file (or a folder of them), in the order of the time column.
+
+    Raises ValueError at once where there is no such file, or no such column.
+    """
     if not log.exists():
-        raise ValueError(
-            f"log {str(log)!r} is not there: expected a Parquet file or a folder of them"
-        )
+        raise ValueError(f"log {str(log)!r} is not there: expected a Parquet file, or a folder")
     try:
         table = pq.read_table(log)
     except (OSError, ValueError) as error:
@@ -41,18 +43,11 @@ def read_rows(app: Application, log: Path, limit: int | None = None) -> Iterator
                 f"Application.time_column is {app.time_column!r}, no column of the log: "
                 + nearest(app.time_column, table.column_names)
             )
-        times = table[app.time_column].combine_chunks()
-        if len(times) > 1 and not _ascending(times):
-            table = table.append_column("_row", [range(len(table))]).sort_by(
-                [(app.time_column, "ascending"), ("_row", "ascending")]
-            )
-    for batch in table.slice(0, limit).to_batches(max_chunksize=4096):
-        yield from batch.to_pylist()
-
-
-def _ascending(times: Any) -> bool:
-    values = times.to_numpy(zero_copy_only=False)
-    return bool((values[1:] >= values[:-1]).all())
+        times = table[app.time_column].to_numpy()
+        if (times[1:] < times[:-1]).any():
+            table = table.take(np.argsort(times, kind="stable"))
+    batches = table.slice(0, limit).to_batches(max_chunksize=4096)
+    return (row for batch in batches for row in batch.to_pylist())
 
 
 def side_tables(app: Application, log: Path | None) -> dict[str, dict[Any, Row]]:
