@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from features.events import FEEDBACK_RANK, IMPRESSION, Codec, Events
+from features.codec import Codec
+from features.columns import Events
+from features.events import FEEDBACK_RANK, IMPRESSION
 from features.windows_kernels import BUCKETS, FIXED_POINT, aggregate, overall, remember
 from model.batch import Bag, Inputs, Layout
 from model.idmap import IdMap, table_keys, table_salt

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from features.events import Bad
+from features.codec import Bad
 from streaming.history import BadRow
 
 log = logging.getLogger("freshet.dead_letters")

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from features.events import CONTROL, FEEDBACK, IMPRESSIONS, TOPICS, Codec, Control, End, Feedback
+from features.codec import Codec
+from features.events import CONTROL, FEEDBACK, IMPRESSIONS, TOPICS, Control, End, Feedback
 from model.schema import nearest
 from streaming.application import Application, Row, Shown
 from streaming.eventlog import EventLog

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from features.events import IMPRESSION, Control, Events
+from features.columns import Events
+from features.events import IMPRESSION, Control
 from model.batch import Batch, Inputs, Layout
 from model.idmap import IdMap
 from model.schema import Schema

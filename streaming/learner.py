@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from features.events import Bad, Control
+from features.codec import Bad
+from features.events import Control
 from features.windows import Windows
 from model.digest import tree_hash
 from model.train import StepReport, Trainer

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from features.events import END, HEARTBEAT, Codec, Events
+from features.codec import Codec
+from features.columns import Events
+from features.events import END, HEARTBEAT
 from model.idmap import IdMap, drop, find, put, table_key, table_salt
 
 NEVER = np.iinfo(np.int64).min // 4

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.events import FEEDBACK_RANK, IMPRESSION, Events
+from features.columns import Events
+from features.events import FEEDBACK_RANK, IMPRESSION
 from features.windows import Aggregates, Entity, Signal, Windows
 from features.windows_kernels import BUCKETS, NEVER_SECONDS, SMOOTHING
 from model.digest import tree_hash

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pipeline_oracle import CONTROL, END, FEEDBACK, HEARTBEAT, IMPRESSION, Event, joined, merged
 
-from features.events import Codec, Control, End
+from features.codec import Codec
+from features.events import Control, End
 from features.events import Feedback as FeedbackEvent
 from features.windows import Aggregates, Windows
 from model.schema import Field, Schema, Task
