@@ -7,7 +7,7 @@ for the dead letters.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -74,8 +74,14 @@ class Codec:
         self.ints_width = max(4, self.raw_slots + history)
         self.floats_width = len(self.dense_fields) + 1 + features + history
         self._task_of = {t.name: t for t in schema.tasks}
-        types = {"id": Id, "ids": list[Id], "dense": float}
-        values = msgspec.defstruct("Fields", [(f.name, types[f.kind]) for f in schema.fields])
+        types = {"id": Id, "ids": list[Id], "dense": float | bool}
+        # The attributes are numbered: a field may have any name, also one that Python keeps.
+        self._attribute = {f.name: f"_{n}" for n, f in enumerate(schema.fields)}
+        values = msgspec.defstruct(
+            "Fields",
+            [(self._attribute[f.name], types[f.kind]) for f in schema.fields],
+            rename={attribute: name for name, attribute in self._attribute.items()},
+        )
         self.impression_type: Any = msgspec.defstruct(
             "Impression",
             [
@@ -89,7 +95,7 @@ class Codec:
             tag_field="type",
             omit_defaults=True,
         )
-        self.fields_type: Any = values
+        self._fields_type: Any = values
         self._decoders = {
             IMPRESSIONS: msgspec.json.Decoder(self.impression_type | End).decode,
             FEEDBACK: msgspec.json.Decoder(Feedback | End).decode,
@@ -100,14 +106,24 @@ class Codec:
     # -- out ---------------------------------------------------------------------------------
 
     def impression(
-        self, id: int | str, time_ms: int, features: Features | None = None, **values: Any
+        self,
+        id: int | str,
+        time_ms: int,
+        values: Mapping[str, Any],
+        features: Features | None = None,
     ) -> Any:
-        """An impression of this schema, unchecked: `decode` is where events are judged."""
-        return self.impression_type(id, time_ms, self.fields_type(**values), features)
+        """An impression of this schema. ValueError names a field that is missing or unknown; the
+        values are judged by `decode`."""
+        if missing := [name for name in self._attribute if name not in values]:
+            raise ValueError(f"field {missing[0]!r} is missing")
+        if unknown := [name for name in values if name not in self._attribute]:
+            raise ValueError(f"field {unknown[0]!r}: {nearest(unknown[0], self._attribute)}")
+        in_order = (values[name] for name in self._attribute)
+        return self.impression_type(id, time_ms, self._fields_type(*in_order), features)
 
     def encode(self, event: Any) -> bytes:
-        """An event as its record's value, with its version said."""
-        return self._encode({**msgspec.to_builtins(event), "v": VERSION})
+        """An event as its record's value, with its version said. Takes NumPy's scalars too."""
+        return self._encode({**msgspec.to_builtins(event, enc_hook=_plain), "v": VERSION})
 
     # -- in ----------------------------------------------------------------------------------
 
@@ -174,7 +190,7 @@ class Codec:
             )
         if type(event) is self.impression_type:
             for name in self.dense_fields:
-                if not abs(getattr(event.fields, name)) <= 3e38:
+                if not abs(getattr(event.fields, self._attribute[name])) <= 3e38:
                     raise ValueError(f"$.fields.{name} is not finite in 32 bits")
             logged = event.features
             if logged is None:
@@ -185,15 +201,15 @@ class Codec:
                 )
             if len(logged.history) != len(logged.weights) or len(logged.history) > self.history:
                 raise ValueError(
-                    f"$.features has {len(logged.history)} ids of history with {len(logged.weights)} "
-                    f"weights: expected as many of each, at most {self.history}"
+                    f"$.features has {len(logged.history)} ids of history and "
+                    f"{len(logged.weights)} weights: expected as many, at most {self.history}"
                 )
             if not all(abs(v) <= 3e38 for v in (*logged.dense, *logged.weights)):
                 raise ValueError("$.features holds a value that is not finite in 32 bits")
         elif type(event) is Feedback:
             if event.kind not in self.kinds:
                 raise ValueError(
-                    f"kind {event.kind!r} is no kind of feedback here: {nearest(event.kind, self.kinds)}"
+                    f"kind {event.kind!r} is no feedback here: {nearest(event.kind, self.kinds)}"
                 )
             task = self._task_of.get(event.kind)
             if not abs(event.value) <= LARGEST_VALUE:
@@ -208,7 +224,8 @@ class Codec:
                 )
             if task.kind == "multiclass" and event.value not in range(task.classes):
                 raise ValueError(
-                    f"value {event.value} of task {task.name!r}: expected a class, 0 to {task.classes - 1}"
+                    f"value {event.value} of task {task.name!r}: "
+                    f"expected a class, 0 to {task.classes - 1}"
                 )
             if task.transform == "log1p" and event.value <= -1:
                 raise ValueError(
@@ -224,15 +241,17 @@ class Codec:
         shown = [kept[i] for i in at]
         values = [e.fields for e in shown]
         for column, name in enumerate(self.id_fields):
-            events.ints[at, column] = keys([getattr(v, name) for v in values])
+            ids = [getattr(v, self._attribute[name]) for v in values]
+            events.ints[at, column] = keys(ids)
         column = len(self.id_fields)
         for name, size in self.ids_fields:
             for row, v in zip(at, values, strict=True):
-                some = getattr(v, name)[:size]
+                some = getattr(v, self._attribute[name])[:size]
                 events.ints[row, column : column + len(some)] = keys(some)
             column += size
         for column, name in enumerate(self.dense_fields):
-            events.floats[at, column] = [getattr(v, name) for v in values]
+            attribute = self._attribute[name]
+            events.floats[at, column] = [getattr(v, attribute) for v in values]
         start = len(self.dense_fields)
         for row, e in zip(at, shown, strict=True):
             if e.features is not None:
@@ -253,6 +272,13 @@ class Codec:
         events.ints[at, 3] = keys([e.item for e in given])
         log1p = {t.name for t in self.schema.tasks if t.transform == "log1p"}
         events.value[at] = [math.log1p(e.value) if e.kind in log1p else e.value for e in given]
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise ValueError(f"{value!r} is a {type(value).__name__}: expected a number or a string")
 
 
 _RANKS = {type(None): HEARTBEAT, Feedback: FEEDBACK_RANK, End: END, Control: CONTROL_RANK}

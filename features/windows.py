@@ -103,6 +103,15 @@ class Windows:
         ):
             raise ValueError("Aggregates has item features, but Schema.item is not set")
         assert set(tasks) <= set(self.codec.kinds)
+        kinds_of_entities = [e.kind for e in aggregates.entities]
+        if len(set(kinds_of_entities)) != len(kinds_of_entities):
+            raise ValueError(
+                f"Aggregates.entities has a kind twice: {', '.join(kinds_of_entities)}"
+            )
+        if aggregates.history and any(f.name == "history" for f in schema.fields):
+            raise ValueError(
+                "Field.name is 'history', which is the name of Aggregates.history here"
+            )
         index = {k: i for i, k in enumerate(self.codec.kinds)} | {
             "impression": len(self.codec.kinds)
         }
@@ -201,9 +210,7 @@ class Windows:
 
     def _ids_into(self, ints: np.ndarray, keys: np.ndarray, weights: np.ndarray) -> None:
         column = 0
-        for bag in self.layout.bags:
-            if bag.name == "history":
-                continue
+        for bag in self.layout.bags[: len(self.layout.bags) - bool(self.aggregates.history)]:
             ids = ints[:, column : column + bag.size]
             there = ids >= 0
             keys[:, column : column + bag.size] = _keys_of(bag.table, ids)

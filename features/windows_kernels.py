@@ -13,8 +13,8 @@ from numba import njit
 from features.events import FEEDBACK_RANK, IMPRESSION
 from model.idmap import find, put
 
-FIXED_POINT = 65_536
-"""Values are summed as integers of 1/65,536."""
+FIXED_POINT = 4_096
+"""Values are summed as integers of 1/4,096."""
 BUCKETS = 8
 """Buckets kept for each decay; one is half its time constant wide, so they reach four of them."""
 SMOOTHING = 10.0

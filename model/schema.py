@@ -37,8 +37,8 @@ def _named(what: str, name: str) -> None:
 class Field:
     """One input of an impression.
 
-    `id` is an integer or a string; `ids` a list of them, of which the first `size` count;
-    `dense` a finite number.
+    `id` is an integer from 0 to 2^63 - 1, or a string of 1 to 64 characters; `ids` a list of them,
+    of which the first `size` count; `dense` a number, finite in 32 bits.
     """
 
     name: str
@@ -77,12 +77,22 @@ class Task:
         _one_of(f"Task({self.name!r}).kind", self.kind, TASK_KINDS)
         _one_of(f"Task({self.name!r}).close", self.close, CLOSINGS)
         _one_of(f"Task({self.name!r}).transform", self.transform, TRANSFORMS)
+        if not isinstance(self.window_ms, int) or isinstance(self.window_ms, bool):
+            raise ValueError(
+                f"Task({self.name!r}).window_ms is {self.window_ms!r}: expected an integer"
+            )
+        if self.transform and self.kind != "regression":
+            raise ValueError(
+                f"Task({self.name!r}).transform is {self.transform!r}: only a regression has one"
+            )
         if self.window_ms < 0:
             raise ValueError(
                 f"Task({self.name!r}).window_ms is {self.window_ms}: expected 0 or more"
             )
-        if self.weight <= 0:
-            raise ValueError(f"Task({self.name!r}).weight is {self.weight}: expected more than 0")
+        if not 0 < self.weight < 1e6:
+            raise ValueError(
+                f"Task({self.name!r}).weight is {self.weight}: expected 0 to a million"
+            )
         if (self.kind == "multiclass") != (self.classes > 1):
             raise ValueError(
                 f"Task({self.name!r}).classes is {self.classes}: "

@@ -106,7 +106,7 @@ def load_application(name: str) -> Application:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
     help="Of the model's first weights.",
@@ -170,6 +170,9 @@ def replay(
     from streaming.progress import Progress, summary
     from streaming.replay import Replay
 
+    for path in (report_path, options["predictions"], options["dead_letters"]):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"{str(path)!r}: its folder is not there")
     app = load_application(application).with_settings(settings)
     progress = Progress(app.schema, quiet=as_json and not sys.stderr.isatty())
     job = Replay(

@@ -11,11 +11,12 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
-from features.windows import Aggregates, Entity, Signal
+from features.windows import Aggregates, Entity, Signal, Windows
 from model.schema import Field, Schema, Task, nearest
 from model.train import Trainer
 from model.weighting import Weighting
@@ -37,10 +38,14 @@ class Told(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One impression: a unique id (integer or string), its time, its fields, and its feedback."""
+    """One impression: a unique id, its time, its fields, and its feedback.
+
+    An id is an integer from 0 to 2^63 - 1, or a string of 1 to 64 characters. A time is in ms since
+    1970, or a datetime (UTC where it names no zone).
+    """
 
     id: int | str
-    time_ms: int
+    time_ms: int | datetime
     fields: Mapping[str, Any]
     told: Sequence[Told] = ()
 
@@ -62,7 +67,7 @@ class Application:
     with the side tables at hand, into an impression and its feedback (or None, to leave it out).
 
     Rows are taken in the order of `time_column`, where one is named. `lateness_ms` is how far a
-    partition may run out of order; event ids are remembered `memory_ms`, by default the longest
+    partition may run out of order; event ids are remembered `memory_ms`, by default (0) the longest
     window and the lateness twice, and a minute. `tick_ms` also cuts batches at multiples of it in
     event time (0: never). A version is published every `publish_every` batches.
     """
@@ -96,13 +101,19 @@ class Application:
                 f"Application.publish_every is {self.publish_every}: expected 1 or more"
             )
         least = self.schema.longest_window_ms + self.lateness_ms
-        if not self.memory_ms:
-            object.__setattr__(self, "memory_ms", 2 * least + 60_000)
-        elif self.memory_ms < least:
+        if 0 < self.memory_ms < least:
             raise ValueError(
                 f"Application.memory_ms is {self.memory_ms}: expected at least {least}, "
                 "the longest window and the lateness"
             )
+
+        Windows(self.schema, self.aggregates)  # refuses what does not fit together
+
+    @property
+    def id_memory_ms(self) -> int:
+        """How long event ids are remembered: `memory_ms`, or its default."""
+        least = self.schema.longest_window_ms + self.lateness_ms
+        return self.memory_ms or 2 * least + 60_000
 
     def settings(self) -> dict[str, Any]:
         """All settings but the code, as JSON values."""
@@ -129,11 +140,9 @@ class Application:
 
 
 def _changed(owner: Any, path: list[str], value: str, whole: str) -> Any:
-    known = [
-        f.name
-        for f in fields(owner)
-        if f.name not in ("rows", "source", "side_tables", "name", "schema")
-    ]
+    code = ("rows", "source", "side_tables", "name", "schema")
+    names = [f.name for f in fields(owner)]
+    known = [n for n in names if not (isinstance(owner, Application) and n in code)]
     if path[0] not in known:
         raise ValueError(f"setting {whole!r}: there is no {path[0]!r}, {nearest(path[0], known)}")
     old = getattr(owner, path[0])
@@ -151,7 +160,7 @@ def _changed(owner: Any, path: list[str], value: str, whole: str) -> Any:
         else:
             new = msgspec.json.decode(value)
             new = tuple(new) if isinstance(new, list) else new
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError):
         raise ValueError(
             f"setting {whole!r} is {value!r}: expected {kind.__name__}, as {old!r}"
         ) from None

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from features.codec import Bad
 from streaming.history import BadRow
@@ -19,12 +18,25 @@ SAID = 5
 
 
 class DeadLetters:
-    """Keeps the last ones at hand, and writes all of them, a JSON object a line, to `path`."""
+    """Keeps the last ones at hand, and writes all of them, a JSON object a line, to `path`.
 
-    def __init__(self, path: Path | None = None) -> None:
+    `size` is what of that file stands from before, in bytes; what follows it is written anew.
+    """
+
+    def __init__(self, path: Path | None = None, size: int = 0) -> None:
         self.count = 0
         self.last: deque[dict[str, Any]] = deque(maxlen=100)
-        self._file = path.open("ab") if path is not None else None
+        self._file = None
+        if path is not None:
+            path.touch()
+            self._file = path.open("r+b")
+            self._file.truncate(size)
+            self._file.seek(0, 2)
+
+    @property
+    def size(self) -> int:
+        """Bytes written to the file so far."""
+        return 0 if self._file is None else self._file.tell()
 
     def add(self, bad: Iterable[Bad]) -> None:
         """Records that could not be read."""
@@ -44,13 +56,13 @@ class DeadLetters:
         for b in bad:
             self._put({"row": b.row, "reason": b.reason, "value": b.value})
 
-    def quarantine(self, step: int, ids: np.ndarray) -> None:
-        """The impressions of a batch whose loss or gradient was not finite."""
+    def quarantine(self, step: int, positions: list[tuple[str, int, int]]) -> None:
+        """The impressions (topic, partition, offset) of a batch whose step was not finite."""
         self._put(
             {
                 "batch_after_step": step,
                 "reason": "loss or gradient is not finite",
-                "impressions": ids.tolist(),
+                "impressions": [list(position) for position in positions],
             }
         )
 

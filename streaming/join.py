@@ -44,8 +44,8 @@ class Cut:
 
     `closes` says which tasks of an example close: a task that does, but has no label, is masked in
     the batch. `shown_slots` and `slots` are the join's places of the shown impressions and of the
-    batch's; `ids` and `times` (effective, ms) are the batch's, whose last label closed at
-    `closed_ms`.
+    batch's; `ids`, `times` (effective, ms) and `places` (partition in the merge's list, offset)
+    are the batch's, whose last label closed at `closed_ms`.
     """
 
     shown: Inputs
@@ -55,6 +55,7 @@ class Cut:
     slots: np.ndarray
     ids: np.ndarray
     times: np.ndarray
+    places: np.ndarray
     closed_ms: int
     control: Control | None = None
 
@@ -96,6 +97,8 @@ class Join:
                 "weights": ((layout.slots,), np.float32),
                 "dense": ((len(layout.dense),), np.float32),
                 "served": ((schema.outputs,), np.float32),
+                "partition": ((), np.int32),
+                "offset": ((), np.int64),
             }
         )
         self.orphans = Ring(
@@ -132,6 +135,8 @@ class Join:
             ("keys", inputs.keys),
             ("weights", inputs.weights),
             ("dense", inputs.dense),
+            ("partition", events.partition[shown]),
+            ("offset", events.offset[shown]),
         ):
             self.ring.columns[name][slots] = values
         self.reserved += n
@@ -201,7 +206,9 @@ class Join:
         self.at[SHOWN_FROM], self.at[IN_BATCH] = self.at[TAIL], 0
         return Cut(
             self._inputs(shown), shown, batch, closes, slots,
-            columns["id"][slots], columns["e"][slots], int(self.at[CLOSED_MS]),
+            columns["id"][slots], columns["e"][slots],
+            np.stack([columns["partition"][slots], columns["offset"][slots]], 1),
+            int(self.at[CLOSED_MS]),
         )  # fmt: skip
 
     def _command(self) -> Cut:
@@ -214,7 +221,7 @@ class Join:
             self.batch[1][:0].copy(),
         )
         return Cut(
-            self._inputs(nothing), nothing, empty, empty.mask, nothing, nothing, nothing,
+            self._inputs(nothing), nothing, empty, empty.mask, nothing, nothing, nothing, nothing,
             int(self.events.e[row]), self.events.controls[int(self.events.id[row])],
         )  # fmt: skip
 

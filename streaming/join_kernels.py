@@ -206,7 +206,7 @@ def _wait(e, impression, kind, value, at, orphans, orphan_ids):
 
 @njit(cache=True)
 def _expire(e, inclusive, tasks, at, orphans, orphan_ids):
-    """Counts the feedback that has waited its task's window in vain."""
+    """Counts the feedback that has waited the longest window in vain."""
     orphan_e, orphan_impression, _, _, _, waiting = orphans
     longest = tasks[4][-1]
     while at[ORPHAN_FIRST] < at[ORPHAN_LAST]:

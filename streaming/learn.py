@@ -1,12 +1,14 @@
 """The loop: consume the log, keep the model fresh, publish it, and be able to go on from anywhere.
 
-At a checkpoint: 1 publish, 2 write, 3 fsync, 4 rename (`checkpoint`), 5 commit offsets (Kafka's,
-advisory). Killed before 4, the last checkpoint is gone on from and the publication is repeated: a
-no-op, as its bytes are the same. Killed after it, nothing is repeated.
+Publications and checkpoints fall after a step, by count. Where both do: 1 publish, 2 write the
+checkpoint, 3 fsync, 4 rename. Killed before 4, the last checkpoint is gone on from and the
+publication is repeated: a no-op, as its bytes are the same. Killed after it, nothing is repeated. A
+registry that is away holds nothing up; the next publication brings all.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event
@@ -16,33 +18,38 @@ from streaming.checkpoint import Checkpoints
 from streaming.dead_letters import DeadLetters
 from streaming.eventlog import EventLog, Position, Reader
 from streaming.learner import Learner, Step
-from streaming.registry import Published, Registry
+from streaming.registry import Published, Registry, RegistryUnavailable
 from streaming.report import fingerprint
 
+log = logging.getLogger("freshet.learn")
 READ_RECORDS = 4_096
 POLL_S = 0.01
 
 
 @dataclass
 class Loop:
-    """What a run of `learn` works with. `epoch` fences its publications and checkpoints."""
+    """What a run of `learn` works with. `epoch` fences its publications and checkpoints;
+    `log_digest` says which log it is, where that is known. `unpublished` counts publications that
+    the registry was not there for."""
 
     registry: Registry
     dead_letters: DeadLetters
+    log_digest: str = ""
     checkpoints: Checkpoints | None = None
     checkpoint_every: int = 500
     epoch: int = 1
+    unpublished: int = 0
     stop: Event = field(default_factory=Event)
     on_step: Callable[[Step], None] = lambda step: None
     on_publish: Callable[[Published], None] = lambda published: None
 
 
-def learn(log: EventLog, learner: Learner, loop: Loop, until: Position | None = None) -> bool:
+def learn(events: EventLog, learner: Learner, loop: Loop, until: Position | None = None) -> bool:
     """Consumes the log up to the position `until`, or for ever; False where it was stopped before.
 
     It stops, after the cut at hand and with a checkpoint, when `loop.stop` is set.
     """
-    reader = log.reader(learner.position)
+    reader = events.reader(learner.position)
     try:
         while True:
             for step in learner.steps():
@@ -77,7 +84,8 @@ def _keep(learner: Learner, step: Step, loop: Loop) -> None:
     if step.report is None:
         return
     if not step.report.finite:
-        loop.dead_letters.quarantine(step.report.step, step.cut.ids)
+        at = [(*learner.merge.partitions[p], o) for p, o in step.cut.places.tolist()]
+        loop.dead_letters.quarantine(step.report.step, at)
     steps = learner.trainer.steps
     if steps and steps % learner.app.publish_every == 0:
         _publish(learner, loop)
@@ -96,12 +104,22 @@ def _publish(learner: Learner, loop: Loop) -> None:
         ),
     }
     data = encode(Snapshot(version, arrays, meta))
-    published = loop.registry.publish(data, version, loop.epoch, card)
+    try:
+        published = loop.registry.publish(data, version, loop.epoch, card)
+    except RegistryUnavailable as error:
+        loop.unpublished += 1
+        log.warning("version %d is not published: %s", version, error)
+        return
     learner.journal.published(version, learner.examples, published.sha256, published.size)
     loop.on_publish(published)
 
 
 def _checkpoint(learner: Learner, loop: Loop) -> None:
     if loop.checkpoints is not None:
-        state = {**learner.state(), "fingerprint": fingerprint(learner.app.trainer.device)}
+        state = {
+            **learner.state(),
+            "fingerprint": fingerprint(learner.app.trainer.device),
+            "log_digest": loop.log_digest,
+            "dead_letters": loop.dead_letters.size,
+        }
         loop.checkpoints.save(state, loop.epoch, learner.trainer.steps)

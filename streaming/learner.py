@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,10 @@ from streaming.journal import Journal
 from streaming.merge import Merge
 from streaming.rebalance import Decision, Rebalancer, compose
 from streaming.scores import Scores, signals_of
+
+log = logging.getLogger("freshet.learner")
+LABELS_ONLY = ("example", "time_ms")
+"""Of a rebalancer's state: what its decisions say of when, and nothing depends on."""
 
 
 class Step:
@@ -52,7 +57,7 @@ class Learner:
         self.tasks = [t.name for t in app.schema.tasks]
         self.windows = Windows(app.schema, app.aggregates)
         self.codec = self.windows.codec
-        self.merge = Merge(partitions, self.codec, app.lateness_ms, app.memory_ms)
+        self.merge = Merge(partitions, self.codec, app.lateness_ms, app.id_memory_ms)
         self.join = Join(app.schema, self.windows.layout, app.trainer.batch_size, app.tick_ms)
         self.trainer = Trainer(app.schema, self.windows.layout, app.trainer, seed)
         self.weighter = app.weighting.build([t.weight for t in app.schema.tasks])
@@ -122,10 +127,23 @@ class Learner:
 
     def _obey(self, control: Control) -> None:
         """Carries out an operator's command; an unknown one was not for the learner."""
+        decisions: list[Decision] = []
         if control.command == "learning.stop":
             self.learning = False
         elif control.command == "learning.start":
             self.learning = True
+        elif control.command == "weights.freeze":
+            decisions = self.rebalancer.freeze()
+        elif control.command == "weights.release":
+            decisions = self.rebalancer.release()
+        elif control.command == "weights.set":
+            task, weight = control.arguments.get("task"), control.arguments.get("weight")
+            try:
+                decisions = self.rebalancer.set(task, weight)  # type: ignore[arg-type]
+            except (TypeError, ValueError) as error:
+                log.warning("command weights.set at %d ms: %s", control.time_ms, error)
+        self.journal.note([], decisions)
+        self._adjust()
 
     def state(self) -> dict[str, Any]:
         """Everything, for a checkpoint. Only at a step."""
@@ -150,8 +168,8 @@ class Learner:
             "examples": self.examples,
         }
 
-    def load(self, tree: dict[str, Any]) -> None:
-        """Goes on from `state()`. Raises ValueError where it is of another application or seed."""
+    def check(self, tree: dict[str, Any]) -> None:
+        """Raises ValueError where a state is of another application, schema, config or seed."""
         for name, mine in (
             ("application", self.app.name),
             ("schema", self.app.schema.to_json()),
@@ -163,6 +181,10 @@ class Learner:
                     f"the checkpoint's {name} is {tree[name]!r}, this one's is {mine!r}: "
                     "give another --checkpoints folder, or the settings that it was made with"
                 )
+
+    def load(self, tree: dict[str, Any]) -> None:
+        """Goes on from `state()`. Raises ValueError where it is of another application or seed."""
+        self.check(tree)
         self.merge.load(tree["merge"])
         self.position = {(topic, p): offset for topic, p, offset in tree["position"]}
         for name in (
@@ -186,7 +208,9 @@ class Learner:
             "windows": tree_hash(self.windows.state()),
             "weighter": tree_hash(self.weighter.state()),
             "drift": tree_hash(self.drift.state()),
-            "rebalancer": tree_hash(self.rebalancer.state()),
+            "rebalancer": tree_hash(
+                {k: v for k, v in self.rebalancer.state().items() if k not in LABELS_ONLY}
+            ),
             "learning": str(self.learning),
         }
         return hashlib.sha256(

@@ -29,7 +29,9 @@ class Merge:
     """Events of many partitions in; one ordered stream without duplicates out.
 
     `partitions` are all (topic, partition) of the log; `memory_ms` is how long an event id is
-    remembered, in event time; `longest_window_ms` that of the tasks.
+    remembered, in event time. `released` counts what came out: all (`in`), `duplicate` and `late`
+    ones that were dropped, and `delayed` ones, which came after the lateness and count as of then:
+    where there are any, another number of partitions may give another result.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Merge:
         self.maxima = np.full(len(self.partitions), NEVER, np.int64)
         self.held: list[Events] = []
         self.ids = IdMemory(memory_ms)
-        self.released = {"in": 0, "duplicate": 0, "late": 0}
+        self.released = {"in": 0, "duplicate": 0, "late": 0, "delayed": 0}
         self._empty, _ = codec.decode(self.partitions[0][0], 0, [], [], [])
 
     @property
@@ -87,6 +89,8 @@ class Merge:
         out = out.take(np.lexsort((out.offset, out.partition, out.id, out.rank, out.e)))
         verdict = self.ids.judge(out)
         self.released["in"] += int((out.rank != END).sum())
+        moved = (out.e > out.time) & (out.rank != END) & (verdict == FRESH)
+        self.released["delayed"] += int(moved.sum())
         self.released["duplicate"] += int((verdict == DUPLICATE).sum())
         self.released["late"] += int((verdict == LATE).sum())
         return out if not verdict.any() else out.take(verdict == FRESH)

@@ -24,8 +24,9 @@ ROWS = 65_536
 
 
 class Predictions:
-    """Writes `path`. `event_id` is the event's 63-bit key (`features.events.key`), `label` null
-    where none closed. A multi-class task has a row `task.class` for each class."""
+    """Writes `path`. `event_id` is the event's 63-bit key (`features.events.key`), `event_time_ms`
+    the effective time, `label` null where none closed. A multi-class task has a row `task.class`
+    for each class."""
 
     def __init__(self, path: Path, schema: Schema) -> None:
         self._schema = schema

@@ -67,7 +67,7 @@ def summary(report: dict[str, Any]) -> str:
         f"{report['application']}: {report['examples']:,} examples in {report['seconds']:.1f} s "
         f"({report['examples_per_second']:,.0f}/s)",
         "events: "
-        + ", ".join(f"{events[k]:,} {k}" for k in ("in", "duplicate", "late", "orphan", "bad")),
+        + ", ".join(f"{n:,} {k}" for k, n in events.items() if n or k not in ("delayed", "expired")),
     ]
     width = max(map(len, report["tasks"]), default=0)
     for name, task in report["tasks"].items():

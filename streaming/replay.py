@@ -63,33 +63,55 @@ class Replay:
         started = time.perf_counter()
         rows = self._rows()
         tables = side_tables(self.app, self.log)
-        learner = Learner(self.app, topics(self.partitions), self.seed)
+        try:
+            learner = Learner(self.app, topics(self.partitions), self.seed)
+        except (RuntimeError, TypeError, MemoryError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"application {self.app.name!r} can't be built: {reason}") from None
         with ExitStack() as stack:
-            registry = stack.enter_context(self._registry())
+            events = stack.enter_context(self._medium())
+            made = produce(
+                self.app, events, learner.codec, rows, tables, self.controls, self.copies, self.stop
+            )
+            if self.stop.is_set():
+                return None
+            if not made.events and made.bad:
+                first = made.bad[0]
+                raise ValueError(
+                    f"no row of the log could be used; row {first.row}: {first.reason}"
+                )
+            registry = stack.enter_context(self._registry(made.digest))
             checkpoints = None if self.checkpoints is None else Checkpoints(self.checkpoints)
-            epoch = self._go_on(learner, registry, checkpoints)
-            letters = DeadLetters(self.dead_letters)
+            size = self._go_on(learner, registry, checkpoints, made.digest)
+            letters = DeadLetters(self.dead_letters, size or 0)
             stack.callback(letters.close)
+            if size is None:
+                letters.add_rows(made.bad)
             writer = None
             if self.predictions is not None:
                 writer = Predictions(self.predictions, self.app.schema)
                 stack.callback(writer.close)
-            events = stack.enter_context(self._medium())
-            bad = produce(self.app, events, learner.codec, rows, tables, self.controls, self.copies)
-            letters.add_rows(bad)
 
             def on_step(step: Step) -> None:
                 if writer is not None:
                     writer.add(step)
                 self.on_step(learner, step)
 
+            kept = 0 if checkpoints is None else checkpoints.last_epoch()
             loop = Loop(
-                registry, letters, checkpoints, self.checkpoint_every, epoch, self.stop, on_step
+                registry=registry,
+                dead_letters=letters,
+                log_digest=made.digest,
+                checkpoints=checkpoints,
+                checkpoint_every=self.checkpoint_every,
+                epoch=max(kept, registry.last_epoch()) + 1,
+                stop=self.stop,
+                on_step=on_step,
             )
             if not learn(events, learner, loop, events.end_position()):
                 return None
         out = report(learner, time.perf_counter() - started)
-        out["events"]["bad"] += len(bad)
+        out["events"]["bad"] += len(made.bad)
         return out
 
     def _rows(self) -> Iterable[Row | Shown]:
@@ -101,36 +123,43 @@ class Replay:
             )
         return islice(self.app.source(), ROWS_OF_A_SOURCE if self.limit is None else self.limit)
 
-    def _go_on(self, learner: Learner, registry: Registry, checkpoints: Checkpoints | None) -> int:
-        """Loads the newest checkpoint, if any, and returns this run's epoch."""
+    def _go_on(
+        self, learner: Learner, registry: Registry, checkpoints: Checkpoints | None, digest: str
+    ) -> int | None:
+        """Loads the newest checkpoint; returns how much of the dead letters' file it knows, or None
+        where there is no checkpoint and all begins."""
         newest = None if checkpoints is None else checkpoints.newest()
         if newest is None:
             registry.clear()
-        else:
-            if self.predictions is not None:
-                raise ValueError(
-                    f"--predictions wants a whole run, but {str(self.checkpoints)!r} holds a "
-                    "checkpoint to go on from: give an empty folder, or none"
-                )
-            here = fingerprint(self.app.trainer.device)
-            made_on = newest.tree.pop("fingerprint")
-            if made_on != here:
-                log.warning(
-                    "a new lineage: the checkpoint was made on %s, this is %s", made_on, here
-                )
-            learner.load(newest.tree)
-            log.info("going on from %s, after %d examples", newest.path.name, learner.examples)
-        kept = 0 if checkpoints is None else checkpoints.last_epoch()
-        return max(kept, registry.last_epoch()) + 1
+            return None
+        if self.predictions is not None:
+            raise ValueError(
+                f"--predictions wants a whole run, but {str(self.checkpoints)!r} holds a "
+                "checkpoint to go on from: give an empty folder, or none"
+            )
+        tree = newest.tree
+        made_on, here = tree.pop("fingerprint"), fingerprint(self.app.trainer.device)
+        learner.check(tree)
+        if tree.pop("log_digest") != digest:
+            raise ValueError(
+                f"the checkpoint in {str(self.checkpoints)!r} was made on another log (or --limit, "
+                "or --partitions): give another folder, or the log that it was made on"
+            )
+        if made_on != here:
+            log.warning("a new lineage: the checkpoint was made on %s, this is %s", made_on, here)
+        size: int = tree.pop("dead_letters")
+        learner.load(tree)
+        log.info("going on from %s, after %d examples", newest.path.name, learner.examples)
+        return size
 
     @contextmanager
-    def _registry(self) -> Iterator[Registry]:
-        """A run key of its own: a replay never touches the live pointer."""
+    def _registry(self, digest: str) -> Iterator[Registry]:
+        """Under a run key of its own: a replay never touches the live pointer."""
         registry: Registry = MemoryRegistry()
         if self.redis is not None:
             from streaming.redis_registry import RedisRegistry
 
-            run = f"replay-{self.app.config_hash()[:12]}-{self.seed}"
+            run = f"replay-{digest[:12]}-{self.app.config_hash()[:12]}-{self.seed}"
             registry = RedisRegistry(self.redis, self.app.name, run)
         try:
             yield registry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -29,31 +30,44 @@ def fingerprint(device: str) -> dict[str, Any]:
 def report(learner: Learner, seconds: float) -> dict[str, Any]:
     """What was learned, from what, and how it went. Times are of the wall, in seconds.
 
-    `events`: `in` were read well (duplicates and late ones among them), `bad` went to the dead
-    letters, `orphan` is feedback for no pending impression. `tasks`: for each its kind, the number
+    `events`: `in` were read well (`duplicate` and `late` ones, which were dropped, among them, and
+    `delayed` ones, which came out of order by more than the lateness and count from then on);
+    `orphan` is feedback for no pending impression, `expired` feedback after its task had closed;
+    `bad` went to the dead letters. `tasks`: for each its kind, the number
     of its labels, and the figures of the predictions `served` and of those made in the step just
     before learning, `progressive`. `curve`: one served figure a task (AUC, or the mean squared
     error) for every 2,000 examples. `task_weights`: over event time, where they moved. The others
     are lists of what happened, and what names this run.
     """
-    events = {**learner.merge.released, "orphan": learner.join.counts["orphan"], "bad": learner.bad}
+    events = {**learner.merge.released, **learner.join.counts, "bad": learner.bad}
     journal = learner.journal
-    return {
-        "application": learner.app.name,
-        "examples": learner.examples,
-        "events": events,
-        "seconds": round(seconds, 3),
-        "examples_per_second": round(learner.examples / seconds, 1) if seconds > 0 else None,
-        "steps": learner.trainer.steps,
-        "quarantined": learner.quarantined,
-        "tasks": learner.scores.figures(),
-        "curve": learner.scores.curve,
-        "drift": journal.drift,
-        "decisions": journal.decisions,
-        "task_weights": journal.task_weights,
-        "snapshots": journal.snapshots,
-        "state_hash": learner.state_hash(),
-        "fingerprint": fingerprint(learner.app.trainer.device),
-        "config_hash": learner.app.config_hash(),
-        "seed": learner.seed,
-    }
+    return finite(
+        {
+            "application": learner.app.name,
+            "examples": learner.examples,
+            "events": events,
+            "seconds": round(seconds, 3),
+            "examples_per_second": round(learner.examples / seconds, 1) if seconds > 0 else None,
+            "steps": learner.trainer.steps,
+            "quarantined": learner.quarantined,
+            "tasks": learner.scores.figures(),
+            "curve": learner.scores.curve,
+            "drift": journal.drift,
+            "decisions": journal.decisions,
+            "task_weights": journal.task_weights,
+            "snapshots": journal.snapshots,
+            "state_hash": learner.state_hash(),
+            "fingerprint": fingerprint(learner.app.trainer.device),
+            "config_hash": learner.app.config_hash(),
+            "seed": learner.seed,
+        }
+    )
+
+
+def finite(node: Any) -> Any:
+    """The same tree with None for every number that JSON does not have."""
+    if isinstance(node, dict):
+        return {k: finite(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [finite(v) for v in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node

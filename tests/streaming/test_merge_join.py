@@ -40,7 +40,9 @@ def columns_of(
         elif event.rank == CONTROL:
             values.append(codec.encode(Control(event.id, event.time, "note")))
         elif event.rank == IMPRESSION:
-            values.append(codec.encode(codec.impression(event.id, event.time, user=event.id % 3)))
+            values.append(
+                codec.encode(codec.impression(event.id, event.time, {"user": event.id % 3}))
+            )
         else:
             feedback = FeedbackEvent(
                 event.id, event.time, event.impression, event.kind, event.value, 1
@@ -103,7 +105,8 @@ def run(
         events = merge.release()
         join.push(events, windows.update(events))
         take()
-    return cuts, merge.released | {"orphan": join.counts["orphan"]}
+    counts = {name: merge.released[name] for name in ("in", "duplicate", "late")}
+    return cuts, counts | {"orphan": join.counts["orphan"]}
 
 
 def plain(cut, join: Join):
