@@ -14,6 +14,7 @@ from model.schema import Schema
 from streaming.learner import Learner, Step
 
 TERMINAL_S, PLAIN_S = 0.2, 5.0
+RARE = ("delayed", "expired")
 
 
 class Progress:
@@ -66,8 +67,7 @@ def summary(report: dict[str, Any]) -> str:
     lines = [
         f"{report['application']}: {report['examples']:,} examples in {report['seconds']:.1f} s "
         f"({report['examples_per_second']:,.0f}/s)",
-        "events: "
-        + ", ".join(f"{n:,} {k}" for k, n in events.items() if n or k not in ("delayed", "expired")),
+        "events: " + ", ".join(f"{n:,} {k}" for k, n in events.items() if n or k not in RARE),
     ]
     width = max(map(len, report["tasks"]), default=0)
     for name, task in report["tasks"].items():

@@ -80,7 +80,9 @@ def run(
                 if cut.control is not None:
                     cuts.append(cut.control.id)
                 else:
-                    join.serve(cut, np.zeros((len(cut.shown_slots), SCHEMA.outputs), np.float32))
+                    shown = join.ring.columns["id"][cut.shown_slots].astype(np.float32)
+                    served = join.serve(cut, np.repeat(shown[:, None], SCHEMA.outputs, axis=1))
+                    assert (served == cut.ids[:, None]).all()  # each got back its own prediction
                     cuts.append(plain(cut, join))
                 taken += 1
                 if taken == restart_at:

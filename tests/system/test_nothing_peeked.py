@@ -51,15 +51,17 @@ def same_before(time_ms: int, a, b) -> int:
     return len(a)
 
 
-def test_labels_after_a_time_change_no_prediction_before_it(log):
+def test_labels_known_after_a_time_change_no_prediction_before_it(log):
+    """Also not those of what was shown before it: its feedback had not come."""
     folder, table, before = log
-    times = table["time_ms"].to_numpy()
+    times, play = table["time_ms"].to_numpy(), table["play_time_ms"].to_numpy()
     t = int(times[ROWS // 2])
+    later = times + play >= t
+    assert (later & (times < t)).any()
     changed = table
     for name in ("is_click", "long_view", "is_profile_enter", "is_comment", "play_time_ms"):
         values = table[name].to_numpy().copy()
-        later = times >= t
-        values[later] = 1 - values[later] if name != "play_time_ms" else values[later][::-1]
+        values[later] = values[later] + 7_000 if name == "play_time_ms" else 1 - values[later]
         column = pa.array(values, table[name].type)
         changed = changed.set_column(changed.column_names.index(name), name, column)
     after = served(folder, changed)
@@ -76,7 +78,7 @@ def test_the_last_hour_changes_no_prediction_before_it(log):
     assert same_before(cut, before, after) == len(after)
 
 
-def giveaway(second_after_ms: int) -> Application:
+def giveaway(second_after_ms: int, known_after_ms: int = 500) -> Application:
     """Each user is shown something twice, with one and the same label, known half a second after
     the first: whoever is shown the second before that must not know it."""
 
@@ -85,7 +87,7 @@ def giveaway(second_after_ms: int) -> Application:
             id=row["id"],
             time_ms=row["time_ms"] + (second_after_ms if row["second"] else 0),
             fields={"user": row["user"]},
-            told=[Told("label", row["label"], 500)],
+            told=[Told("label", row["label"], known_after_ms)],
         )
 
     return Application(
@@ -115,3 +117,23 @@ def test_a_label_is_known_from_its_feedback_on_and_not_before(tmp_path, second_a
     seconds = predictions(out).query("event_id % 2 == 1")
     auc = roc_auc_score(seconds.label, seconds.prediction)
     assert auc > 0.95 if known else 0.45 < auc < 0.55
+
+
+def test_a_label_after_its_tasks_window_is_not_learned(tmp_path):
+    """All that comes is positive, but a millisecond too late: every label closes as negative."""
+    columns = {"id": range(2_000), "user": range(2_000), "second": [False] * 2_000}
+    columns |= {"time_ms": [1_700_000_000_000 + 10 * n for n in range(2_000)], "label": [1] * 2_000}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    for after_ms, positives in ((500, 2_000), (501, 0)):
+        out = tmp_path / "served.parquet"
+        report = Replay(giveaway(0, after_ms), tmp_path / "log.parquet", predictions=out).run()
+        assert report is not None
+        assert predictions(out).label.sum() == positives
+        assert report["events"]["orphan"] == 2_000 - positives
+
+
+def test_feedback_from_before_its_impression_is_refused(tmp_path):
+    columns = {"id": [1], "user": [1], "second": [False], "time_ms": [1_700_000_000_000]}
+    pq.write_table(pa.table({**columns, "label": [1]}), tmp_path / "log.parquet")
+    with pytest.raises(ValueError, match="-1 ms after: expected 0 or more"):
+        Replay(giveaway(0, -1), tmp_path / "log.parquet").run()

@@ -14,7 +14,14 @@ import pytest
 from replays import LOGS, replayed
 
 from streaming.__main__ import load_application
+from streaming.application import Application, Field, Schema, Shown, Task
 from streaming.checkpoint import Checkpoints
+from streaming.dead_letters import DeadLetters
+from streaming.eventlog import MemoryLog
+from streaming.history import produce, read_rows, side_tables, topics
+from streaming.learn import Loop, learn
+from streaming.learner import Learner
+from streaming.registry import MemoryRegistry, Published, RegistryUnavailable
 from streaming.replay import Replay
 
 LIMIT = 8_000
@@ -118,3 +125,53 @@ def test_a_checkpoint_of_other_settings_is_refused(data_dir, tmp_path):
         replayed("kuairand", data_dir, ("trainer.dense.lr=0.5",), limit=500, checkpoints=tmp_path)
     with pytest.raises(ValueError, match="seed"):
         replayed("kuairand", data_dir, limit=500, checkpoints=tmp_path, seed=3)
+
+
+def test_a_checkpoint_of_another_log_is_refused(data_dir, tmp_path):
+    replayed("kuairand", data_dir, limit=500, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="another log"):
+        replayed("kuairand", data_dir, limit=600, checkpoints=tmp_path)
+
+
+def test_a_registry_that_is_away_holds_no_checkpoint_up(undisturbed, data_dir, tmp_path):
+    registry, events = GoneRegistry(), MemoryLog(topics(1))
+    app = load_application("kuairand")
+    learner = Learner(app, events.topics, 0)
+    log = data_dir / LOGS["kuairand"]
+    tables = side_tables(app, log)
+    produce(app, events, learner.codec, read_rows(app, log, LIMIT), tables)
+    loop = Loop(registry, DeadLetters(), checkpoints=Checkpoints(tmp_path), checkpoint_every=50)
+    assert learn(events, learner, loop, events.end_position())
+    assert loop.unpublished > 0 and Checkpoints(tmp_path).newest() is not None
+    assert learner.state_hash() == undisturbed["state_hash"]
+
+
+class GoneRegistry(MemoryRegistry):
+    def publish(self, *_: object) -> Published:
+        raise RegistryUnavailable("redis://127.0.0.1:9 does not answer")
+
+
+def test_the_dead_letters_file_of_a_resumed_replay_has_each_letter_once(tmp_path):
+    """Bad rows, stopped and gone on from twice."""
+    start = 1_700_000_000_000
+    rows = [
+        Shown(n, start + 10 * n, {"user": n % 9 if n % 10 else None, "item": n % 50})
+        for n in range(3_000)
+    ]
+    app = Application(
+        name="shop",
+        schema=Schema(
+            (Field("user", "id"), Field("item", "id")), (Task("buy", "binary", 500),), "user"
+        ),
+        rows=lambda row, tables: None,
+        source=lambda: iter(rows),
+    )
+    path, report = tmp_path / "dead.jsonl", None
+    for steps in (15, 10, None):
+        stop, counted = Event(), iter(range(1, 10**9))
+        options = dict(checkpoints=tmp_path / "state", checkpoint_every=4, dead_letters=path)
+        job = Replay(app, stop=stop, **options)
+        job.on_step = lambda *_, s=stop, n=steps, c=counted: s.set() if next(c) == n else None
+        report = job.run()
+    assert report is not None and report["events"]["bad"] == 300
+    assert len(path.read_text().splitlines()) == 300

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from replays import replayed
+from replays import predictions, replayed
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,23 @@ def test_movielens_with_its_ties_has_one_hash(data_dir, movielens_hash, via, par
     assert report["state_hash"] == movielens_hash
 
 
-def test_another_seed_has_another_hash(data_dir):
-    few = {"limit": 3_000}
-    first, second, again = (replayed("kuairand", data_dir, seed=s, **few) for s in (0, 1, 0))
-    assert first["state_hash"] != second["state_hash"]
-    assert first["state_hash"] == again["state_hash"]
+def test_another_seed_has_another_hash_and_other_predictions(data_dir, tmp_path):
+    def served(seed: int, n: int):
+        path = tmp_path / f"{n}.parquet"
+        report = replayed("kuairand", data_dir, limit=3_000, seed=seed, predictions=path)
+        return report["state_hash"], predictions(path).prediction
+
+    (first, a), (second, b), (again, c) = (served(seed, n) for n, seed in enumerate((0, 1, 0)))
+    assert first == again and (a == c).all()
+    assert first != second and (a != b).mean() > 0.9
+
+
+@pytest.mark.parametrize("records", [1, 17, 100_000])
+def test_how_much_is_read_at_once_does_not_matter(data_dir, records, monkeypatch):
+    few = {"limit": 2_000, "partitions": 3}
+    expected = replayed("kuairand", data_dir, **few)["state_hash"]
+    monkeypatch.setattr("streaming.learn.READ_RECORDS", records)
+    assert replayed("kuairand", data_dir, **few)["state_hash"] == expected
 
 
 def test_memory_does_not_grow_over_ten_replays(data_dir):
