@@ -1,16 +1,19 @@
 """Simulated users: will they click, like what they clicked, and how long do they stay?
 
 The log is made by `features/simulate.py`, with changes of taste planted in it (`app`) or without
-any (`calm`). Its hours pass in seconds: 600 impressions a second, and all feedback within 1.3 s.
+any (`calm`). Its hours pass in seconds: 800 impressions a second, and all feedback within 1.3 s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from features import simulate
 from features.simulate import Change, Config, Simulation
+from model.optim import DenseOptimiser
+from model.train import Trainer
 from streaming.application import (
     Aggregates,
     Application,
@@ -22,27 +25,24 @@ from streaming.application import (
     Task,
     Told,
 )
+from streaming.drift import DriftMonitor
 
 SECOND = 1_000
-CALM = Config(rate_per_s=600.0, pace=0.02, slot_ms=10 * SECOND)
-FIRST_CHANGE = 12_000
+CALM = Config(users=200, items=500, rate_per_s=800.0, pace=0.02, slot_ms=10 * SECOND)
+FIRST_TWO = (14_000, 24_000)
+MARGIN = 200  # ms that feedback may be under way, when the stream is live
 
 
 def planted(count: int, every: int) -> tuple[Change, ...]:
-    """The first two changes within the first minute, the rest `every` impressions after.
+    """The first two changes within the first minute, the others `every` impressions after.
 
-    Tastes for one task turn for 60 % of the users; in between, the rate of clicks goes up and down.
+    In turn, most users' taste in what to click turns, and clicks become many, or few again.
     """
-    changes = [
-        Change(FIRST_CHANGE, "preference", "click"),
-        Change(FIRST_CHANGE + 11_000, "label_rate", "click", to=0.5),
-    ]
-    for n in range(2, count):
-        at = changes[-1].at + every
-        task = ("like", "click")[n // 2 % 2]
-        rate = {"like": (0.1, 0.2), "click": (0.3, 0.5)}[task]
-        kinds = (Change(at, "preference", "click"), Change(at, "label_rate", task, to=rate[n // 4 % 2]))
-        changes.append(kinds[n % 2])
+    changes: list[Change] = []
+    for n in range(count):
+        at = FIRST_TWO[n] if n < 2 else changes[-1].at + every
+        kind = ("preference", "label_rate")[n % 2]
+        changes.append(Change(at, kind, "click", share=0.9, to=(0.5, 0.3)[n // 2 % 2]))
     return tuple(changes)
 
 
@@ -67,8 +67,9 @@ FIELDS = tuple(
 
 
 def application(config: Config) -> Application:
-    """The application whose log is the stream of `config`; each task waits for the slowest feedback."""
-    window = max(Simulation(Config(pace=config.pace)).longest_delay_ms.values())
+    """The application on the stream of `config`; each task waits for the slowest feedback."""
+    slowest = max(Simulation(Config(pace=config.pace)).longest_delay_ms.values())
+    window = slowest + MARGIN
 
     def source() -> Iterator[Shown]:
         return map(shown, Simulation(config))
@@ -98,9 +99,11 @@ def application(config: Config) -> Application:
                 Entity("item", decays_ms=(20 * SECOND,)),
             ),
         ),
-        publish_every=10,
+        trainer=Trainer.Config(dense=DenseOptimiser(lr=0.05)),
+        drift=DriftMonitor.Config(allowance=0.5, threshold=14.0),
+        publish_every=5,
     )
 
 
-app = application(Config(**{**vars(CALM), "changes": planted(5, 40_000)}))
+app = application(replace(CALM, changes=planted(5, 40_000)))
 calm = application(CALM)

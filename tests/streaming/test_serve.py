@@ -3,23 +3,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from features.codec import Codec
 from features.events import FEEDBACK, IMPRESSIONS
 from features.windows import Windows
 from model.score import Scorer
 from model.snapshot import Snapshot, encode
 from model.train import Trainer
 from streaming.application import Aggregates, Application, Entity, Field, Schema, Signal, Task
-from streaming.eventlog import MemoryLog
+from streaming.eventlog import MemoryLog, partition_of
 from streaming.history import topics
 from streaming.registry import MemoryRegistry
+from streaming.serve import http
+from streaming.serve.candidates import candidate_events, field_values
 from streaming.serve.listen import Listener
-from streaming.serve.requests import MAX_BODY_BYTES, MAX_CANDIDATES, MAX_K
+from streaming.serve.requests import MAX_BODY_BYTES, MAX_CANDIDATES, MAX_K, Requests
 from streaming.serve.server import Server
 
 NOW = 1_800_000_000_000
@@ -212,6 +216,31 @@ def test_feedback_is_taken_and_keyed_by_user(shared: Shop) -> None:
     event = json.loads(value)
     assert event | body == event and event["type"] == "feedback" and event["time_ms"] == NOW
     decoded(shared, FEEDBACK)
+    for user in (1, 2, 3, 4, "zoë"):
+        before_of = shared.log.end_position()
+        shared.http.post("/v1/feedback", json={**body, "user": user})
+        grown = {tp for tp, end in shared.log.end_position().items() if end > before_of[tp]}
+        assert grown == {(FEEDBACK, partition_of(str(user).encode(), 2))}
+
+
+def test_candidates_in_columns_are_the_impressions_that_the_log_would_give() -> None:
+    schema = Schema(
+        (Field("brands", "ids", size=2), *SCHEMA.fields, Field("stock", "dense")),
+        SCHEMA.tasks, "user", "item",
+    )  # fmt: skip
+    codec = Codec(schema)
+    fields = {"price": [1, 2.5, 3], "brands": [["b", 9, 8], [], [7]], "hour": [1, "two", 3]}
+    body = {"user": "u", "candidates": [5, "six", 7], "candidate_fields": fields}
+    body["context"] = {"tags": ["x"], "stock": 4}
+    asked = Requests(schema).rank(json.dumps(body).encode())
+    values = [
+        codec.encode(codec.impression(n, NOW, field_values(codec, asked, n))) for n in range(3)
+    ]
+    wanted, bad = codec.decode(IMPRESSIONS, 0, [0, 1, 2], [NOW] * 3, values)
+    events = candidate_events(codec, asked, NOW)
+    assert bad == []
+    for name in ("ints", "floats", "time", "rank"):
+        assert np.array_equal(getattr(events, name), getattr(wanted, name)), name
 
 
 def change(**kw: Any) -> bytes:
@@ -338,6 +367,7 @@ def test_not_ready_until_a_version_is_loaded(shop: Shop) -> None:
     shop.now += 1_500
     ready = shop.http.get("/readyz")
     assert ready.status_code == 200 and (ready.json()["version"], ready.json()["age_s"]) == (3, 1.5)
+    assert shop.metric("freshet_version_age_seconds") == 1.5
     assert shop.http.post("/v1/rank", json=request()).json()["version"] == 3
     shop.serving(4)
     assert shop.http.post("/v1/rank", json=request()).json()["version"] == 4
@@ -380,6 +410,24 @@ def test_a_version_whose_bytes_changed_in_redis_is_not_served(redis_client: Any)
     finally:
         server.close()
         registry.close()
+
+
+def test_too_many_rankings_are_refused_while_the_rest_answers(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MAX_WAITING", 2)
+    shop.serving(1)
+    with ThreadPoolExecutor(6) as pool:
+        with shop.server.ingest.lock:  # the first one can't go on
+            asked = [pool.submit(shop.http.post, "/v1/rank", json=request()) for _ in range(6)]
+            shop.until(lambda: shop.metric("freshet_requests_total", route="rank", status="503"))
+            assert shop.http.get("/healthz").status_code == 200
+            shop.until(lambda: sum(a.done() for a in asked) == 4)
+        answers = [a.result() for a in asked]
+    assert sorted(a.status_code for a in answers) == [200] * 2 + [503] * 4
+    refused = next(a for a in answers if a.status_code == 503)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["type"] == "urn:freshet:problem:overloaded"
 
 
 class FullLog(MemoryLog):

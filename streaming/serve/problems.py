@@ -1,0 +1,73 @@
+"""What a server answers when it can't: problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+log = logging.getLogger("freshet.serve")
+
+TITLES = {
+    "malformed": "The body is not JSON",
+    "invalid": "A field of the request is not valid",
+    "not-found": "There is no such resource",
+    "method-not-allowed": "The resource has no such method",
+    "too-large": "The body is too large",
+    "media-type": "The body has to be JSON",
+    "not-ready": "No version of the model is loaded yet",
+    "overloaded": "Too many requests are waiting",
+    "log-unavailable": "The event log takes no events",
+    "internal": "The server failed",
+}
+_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "media-type"}
+
+
+class Problem(Exception):
+    """An error for the client. `kind` is a key of TITLES; `pointer` names the field of the body, as
+    a JSON pointer in a URI fragment (`#/candidates/3`)."""
+
+    def __init__(self, status: int, kind: str, detail: str, pointer: str = "") -> None:
+        super().__init__(detail)
+        self.status, self.kind, self.detail, self.pointer = status, kind, detail, pointer
+
+
+def document(problem: Problem) -> dict[str, Any]:
+    """The problem as JSON: type, title, status, detail and, where a field is to blame, pointer."""
+    body: dict[str, Any] = {
+        "type": f"urn:freshet:problem:{problem.kind}",
+        "title": TITLES[problem.kind],
+        "status": problem.status,
+        "detail": problem.detail,
+    }
+    return body | ({"pointer": problem.pointer} if problem.pointer else {})
+
+
+def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    if problem.status == 503:
+        headers = {"Retry-After": "1", **(headers or {})}
+    content = msgspec.json.encode(document(problem))
+    return Response(content, problem.status, headers, media_type="application/problem+json")
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return answer(error)
+
+
+async def on_http(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: no route, no such method."""
+    assert isinstance(error, HTTPException)
+    kind = _OF_STATUS.get(error.status_code, "internal")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    return answer(Problem(error.status_code, kind, detail), dict(error.headers or {}))
+
+
+async def on_failure(request: Request, error: Exception) -> Response:
+    """What nobody expected: logged here, and not told."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return answer(Problem(500, "internal", "an error that is written in the server's log"))

@@ -1,0 +1,149 @@
+"""Requests from outside: of bounded size and the schema's types, or a problem naming the field."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+
+from features.events import Id
+from model.schema import Schema, nearest
+from streaming.serve.problems import Problem
+
+MAX_BODY_BYTES = 1 << 19
+MAX_CANDIDATES = 2_000
+MAX_K = 200
+MAX_DENSE = 3e38
+
+_AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+
+
+class FeedbackBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`item` is asked for where the application has items; `id`, to make a retry harmless."""
+
+    impression: Id
+    kind: str
+    user: Id
+    value: float = 1.0
+    item: Id | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
+
+
+class Requests:
+    """The bodies that one schema allows."""
+
+    def __init__(self, schema: Schema) -> None:
+        types: dict[str, Any] = {"id": Id, "ids": Annotated[list[Id], Meta(max_length=1000)]}
+        self.others = [f for f in schema.fields if f.name not in (schema.user, schema.item)]
+        of = {f.name: types.get(f.kind, float) for f in self.others}
+        lists = {n: Annotated[list[t], Meta(max_length=MAX_CANDIDATES)] for n, t in of.items()}  # type: ignore[valid-type]
+        self.context_type = _optional("Context", of)
+        self.lists_type = _optional("CandidateFields", lists)
+        self.rank_type: Any = msgspec.defstruct(
+            "Rank",
+            [
+                ("user", Id),
+                ("candidates", Annotated[list[Id], Meta(min_length=1, max_length=MAX_CANDIDATES)]),
+                ("context", self.context_type, msgspec.field(default_factory=self.context_type)),
+                (
+                    "candidate_fields",
+                    self.lists_type,
+                    msgspec.field(default_factory=self.lists_type),
+                ),
+                ("k", Annotated[int, Meta(ge=1, le=MAX_K)], 10),
+            ],
+            forbid_unknown_fields=True,
+        )  # fmt: skip
+        self._names = {
+            "": list(self.rank_type.__struct_fields__),
+            "context": list(of),
+            "candidate_fields": list(of),
+        }
+        self._rank = msgspec.json.Decoder(self.rank_type)
+        self._feedback = msgspec.json.Decoder(FeedbackBody)
+
+    def rank(self, body: bytes) -> Any:
+        """The request of a ranking; each field of the schema is in it once."""
+        asked = _decode(self._rank, body, self._names)
+        if len(set(asked.candidates)) < len(asked.candidates):
+            raise Problem(422, "invalid", "candidates has an id twice", "#/candidates")
+        for field in self.others:
+            shared = getattr(asked.context, field.name)
+            each = getattr(asked.candidate_fields, field.name)
+            if (shared is UNSET) == (each is UNSET):
+                what = "is missing" if shared is UNSET else "is given twice"
+                detail = f"field {field.name!r} {what}: expected in context or in candidate_fields"
+                raise Problem(422, "invalid", detail, f"#/context/{field.name}")
+            if each is not UNSET and len(each) != len(asked.candidates):
+                detail = f"{len(each)} values: expected one a candidate, {len(asked.candidates)}"
+                raise Problem(422, "invalid", detail, f"#/candidate_fields/{field.name}")
+            if field.kind == "dense":
+                at = f"#/context/{field.name}"
+                for number, value in enumerate([shared] if each is UNSET else each):
+                    if not abs(value) <= MAX_DENSE:
+                        if each is not UNSET:
+                            at = f"#/candidate_fields/{field.name}/{number}"
+                        raise Problem(422, "invalid", f"{value} is not finite in 32 bits", at)
+        return asked
+
+    def feedback(self, body: bytes) -> FeedbackBody:
+        """The feedback, but for what the codec of the log says of its kind and value."""
+        names = {"": list(FeedbackBody.__struct_fields__)}
+        told: FeedbackBody = _decode(self._feedback, body, names)
+        if not math.isfinite(told.value):
+            raise Problem(422, "invalid", f"{told.value} is not finite", "#/value")
+        return told
+
+
+def _optional(name: str, types: dict[str, Any]) -> Any:
+    fields = [(field, type | UnsetType, UNSET) for field, type in types.items()]
+    return msgspec.defstruct(name, fields, forbid_unknown_fields=True)
+
+
+def _decode(decoder: Any, body: bytes, names: dict[str, list[str]]) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), names) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, "malformed", str(error)) from None
+
+
+def _invalid(message: str, names: dict[str, list[str]]) -> Problem:
+    """msgspec's complaint as a problem with a pointer and, of an unknown name, the nearest one."""
+    found = _AT.fullmatch(message)
+    assert found is not None
+    what, path = found["what"], found["path"] or "$"
+    parts = [p for p in re.split(r"[.\[\]]+", path.removeprefix("$")) if p]
+    if unknown := _UNKNOWN.fullmatch(what):
+        what = f"there is no field {unknown[1]!r}: {nearest(unknown[1], names['.'.join(parts)])}"
+        parts.append(unknown[1])
+    elif missing := _MISSING.fullmatch(what):
+        what = f"field {missing[1]!r} is missing"
+        parts.append(missing[1])
+    escaped = [p.replace("~", "~0").replace("/", "~1") for p in parts]
+    return Problem(422, "invalid", what, "#" + "".join(f"/{p}" for p in escaped))
+
+
+async def read_json(request: Request) -> bytes:
+    """The body, which says that it is JSON and is of bounded size."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise Problem(415, "media-type", f"content-type is {media!r}: expected application/json")
+    too_large = Problem(413, "too-large", f"expected at most {MAX_BODY_BYTES} bytes")
+    said = request.headers.get("content-length", "0")
+    if said.isdecimal() and int(said[:20]) > MAX_BODY_BYTES:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
