@@ -162,6 +162,10 @@ class Demo:
         if now - self._looked >= STATUS_S:
             self._looked = now
             self._status = self._look(now)
+            read = self.server.ingest.position
+            self.log.forget(
+                {at: min(o, read.get(at, o)) for at, o in self.learner.position.items()}
+            )
         if now - self._said >= SAY_S:
             self._said = now
             self._tell_news()

@@ -164,6 +164,7 @@ class MemoryLog:
         self._events: dict[tuple[str, int], tuple[list[int], list[bytes | None]]] = {
             (topic, p): ([], []) for topic, n in self.topics.items() for p in range(n)
         }
+        self._first = dict.fromkeys(self._events, 0)  # offsets of the first events still here
 
     def append(
         self,
@@ -184,12 +185,23 @@ class MemoryLog:
         """Nothing to do: an append is in the log at once."""
 
     def reader(self, position: Position | None = None) -> Reader:
-        end = self.end_position()
-        return _MemoryReader(self, start_position(position, dict.fromkeys(end, 0), end))
+        with self._grown:
+            first = dict(self._first)
+        return _MemoryReader(self, start_position(position, first, self.end_position()))
 
     def end_position(self) -> Position:
         with self._grown:
-            return {at: len(values) for at, (_, values) in self._events.items()}
+            return {at: self._first[at] + len(values) for at, (_, values) in self._events.items()}
+
+    def forget(self, position: Position) -> None:
+        """Lets go of the events before `position`, to bound memory; no reader may still want them."""
+        with self._grown:
+            for at, offset in position.items():
+                gone = offset - self._first[at]
+                if gone > 0:
+                    for column in self._events[at]:
+                        del column[:gone]
+                    self._first[at] = offset
 
     def close(self) -> None:
         """Nothing to release."""
@@ -204,16 +216,17 @@ class _MemoryReader:
         self, topic: str, partition: int, max_records: int = 4096, timeout_s: float = 0.0
     ) -> Chunk:
         at = (topic, partition)
-        first = self._next[at]
-        timestamps, values = self._log._events[at]
-        with self._log._grown:
+        log, start = self._log, self._next[at]
+        timestamps, values = log._events[at]
+        with log._grown:
             if timeout_s > 0:
-                self._log._grown.wait_for(lambda: len(values) > first, timeout_s)
-            end = min(len(values), first + max_records)
-            chunk = Chunk(
-                topic, partition, list(range(first, end)), timestamps[first:end], values[first:end]
-            )
-        self._next[at] = end
+                log._grown.wait_for(lambda: log._first[at] + len(values) > start, timeout_s)
+            assert start >= log._first[at], f"{at}: offset {start} was forgotten"
+            first = start - log._first[at]
+            stop = min(len(values), first + max_records)
+            offsets = list(range(start, start + stop - first))
+            chunk = Chunk(topic, partition, offsets, timestamps[first:stop], values[first:stop])
+        self._next[at] = start + len(offsets)
         return chunk
 
     def close(self) -> None:
