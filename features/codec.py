@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 
+from features.checks import check
 from features.columns import Events
 from features.events import (
     CONTROL,
@@ -73,14 +75,16 @@ class Codec:
         self.raw_slots = len(self.id_fields) + sum(size for _, size in self.ids_fields)
         self.ints_width = max(4, self.raw_slots + history)
         self.floats_width = len(self.dense_fields) + 1 + features + history
-        self._task_of = {t.name: t for t in schema.tasks}
+        self._kind = {name: k for k, name in enumerate(self.kinds)}
+        self.task_of = {t.name: t for t in schema.tasks}
         types = {"id": Id, "ids": list[Id], "dense": float | bool}
         # The attributes are numbered: a field may have any name, also one that Python keeps.
-        self._attribute = {f.name: f"_{n}" for n, f in enumerate(schema.fields)}
+        self.attribute = {f.name: f"_{n}" for n, f in enumerate(schema.fields)}
         values = msgspec.defstruct(
             "Fields",
-            [(self._attribute[f.name], types[f.kind]) for f in schema.fields],
-            rename={attribute: name for name, attribute in self._attribute.items()},
+            [(self.attribute[f.name], types[f.kind]) for f in schema.fields],
+            rename={attribute: name for name, attribute in self.attribute.items()},
+            gc=False,
         )
         self.impression_type: Any = msgspec.defstruct(
             "Impression",
@@ -94,6 +98,7 @@ class Codec:
             tag="impression",
             tag_field="type",
             omit_defaults=True,
+            gc=False,
         )
         self._fields_type: Any = values
         self._decoders = {
@@ -114,11 +119,11 @@ class Codec:
     ) -> Any:
         """An impression of this schema. ValueError names a field that is missing or unknown; the
         values are judged by `decode`."""
-        if missing := [name for name in self._attribute if name not in values]:
+        if missing := [name for name in self.attribute if name not in values]:
             raise ValueError(f"field {missing[0]!r} is missing")
-        if unknown := [name for name in values if name not in self._attribute]:
-            raise ValueError(f"field {unknown[0]!r}: {nearest(unknown[0], self._attribute)}")
-        in_order = (values[name] for name in self._attribute)
+        if unknown := [name for name in values if name not in self.attribute]:
+            raise ValueError(f"field {unknown[0]!r}: {nearest(unknown[0], self.attribute)}")
+        in_order = (values[name] for name in self.attribute)
         return self.impression_type(id, time_ms, self._fields_type(*in_order), features)
 
     def encode(self, event: Any) -> bytes:
@@ -140,138 +145,139 @@ class Codec:
 
         `index` is the partition's place in the merge's list.
         """
-        bad: list[Bad] = []
-        kept: list[Any] = []
-        rows: list[int] = []
-        decode = self._decoders[topic]
-        for row, value in enumerate(values):
-            try:
-                if value is None:
-                    event = None
-                elif len(value) > self.max_bytes:
-                    raise ValueError(f"oversized: {len(value)} bytes, at most {self.max_bytes}")
-                else:
-                    event = decode(value)
-                    self._check(event, timestamps_ms[row])
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                bad.append(Bad(topic, partition, offsets[row], str(error), (value or b"")[:4096]))
-            else:
-                kept.append(event)
-                rows.append(row)
-        n = len(kept)
-        times = [
-            e.time_ms if e is not None else timestamps_ms[r]
-            for e, r in zip(kept, rows, strict=True)
-        ]
+        reasons: dict[int, str] = {}
+        parsed = self._parse(self._decoders[topic], values, reasons)
+        n = len(parsed)
         events = Events(
-            time=np.array(times, np.int64),
+            time=np.array(timestamps_ms, np.int64),
             e=np.zeros(n, np.int64),
-            rank=np.array([_RANKS.get(type(e), IMPRESSION) for e in kept], np.int8),
-            id=keys([getattr(e, "id", 0) for e in kept]),
+            rank=np.array([_RANKS.get(type(e), IMPRESSION) for e in parsed], np.int8),
+            id=np.zeros(n, np.int64),
             value=np.zeros(n),
             ints=np.full((n, self.ints_width), -1, np.int64),
             floats=np.zeros((n, self.floats_width), np.float32),
             partition=np.full(n, index, np.int32),
-            offset=np.array([offsets[r] for r in rows], np.int64),
-            controls={key(e.id): e for e in kept if type(e) is Control},
+            offset=np.array(offsets, np.int64),
+            controls={key(e.id): e for e in parsed if type(e) is Control},
         )
-        if topic == IMPRESSIONS:
-            self._impressions_into(events, kept)
-        elif topic == FEEDBACK:
-            self._feedback_into(events, kept)
+        suspect = np.zeros(n, np.bool_)
+        for rank, columns in _COLUMNS.items():
+            at = np.flatnonzero(events.rank == rank)
+            if len(at):
+                of_rank = parsed if len(at) == n else [parsed[i] for i in at]
+                suspect[at] = columns(self, events, at, of_rank)
+        late = events.time > np.array(timestamps_ms, np.int64) + self.max_ahead_ms
+        for row in np.flatnonzero(suspect | late).tolist():
+            try:
+                check(self, parsed[row], timestamps_ms[row])
+            except ValueError as error:
+                reasons[row] = str(error)
+        bad = [
+            Bad(topic, partition, offsets[row], reasons[row], (values[row] or b"")[:4096])
+            for row in sorted(reasons)
+        ]
+        if bad:
+            kept = np.ones(n, np.bool_)
+            kept[list(reasons)] = False
+            events = events.take(kept)
         return events, bad
 
-    def _check(self, event: Any, timestamp_ms: int) -> None:
-        """What the types don't say. Raises ValueError with the reason."""
-        if event.time_ms > timestamp_ms + self.max_ahead_ms:
-            raise ValueError(
-                f"time_ms {event.time_ms} is from the future: {event.time_ms - timestamp_ms} ms "
-                f"after its record's timestamp, at most {self.max_ahead_ms} are allowed"
-            )
-        if type(event) is self.impression_type:
-            for name in self.dense_fields:
-                if not abs(getattr(event.fields, self._attribute[name])) <= 3e38:
-                    raise ValueError(f"$.fields.{name} is not finite in 32 bits")
-            logged = event.features
-            if logged is None:
-                return
-            if len(logged.dense) != self.features:
-                raise ValueError(
-                    f"$.features.dense has {len(logged.dense)} values: expected {self.features}"
-                )
-            if len(logged.history) != len(logged.weights) or len(logged.history) > self.history:
-                raise ValueError(
-                    f"$.features has {len(logged.history)} ids of history and "
-                    f"{len(logged.weights)} weights: expected as many, at most {self.history}"
-                )
-            if not all(abs(v) <= 3e38 for v in (*logged.dense, *logged.weights)):
-                raise ValueError("$.features holds a value that is not finite in 32 bits")
-        elif type(event) is Feedback:
-            if event.kind not in self.kinds:
-                raise ValueError(
-                    f"kind {event.kind!r} is no feedback here: {nearest(event.kind, self.kinds)}"
-                )
-            task = self._task_of.get(event.kind)
-            if not abs(event.value) <= LARGEST_VALUE:
-                raise ValueError(
-                    f"value {event.value} is out of range: at most {LARGEST_VALUE:.0f}"
-                )
-            if task is None:
-                return
-            if task.kind == "binary" and event.value not in (0.0, 1.0):
-                raise ValueError(
-                    f"value {event.value} of binary task {task.name!r}: expected 0 or 1"
-                )
-            if task.kind == "multiclass" and event.value not in range(task.classes):
-                raise ValueError(
-                    f"value {event.value} of task {task.name!r}: "
-                    f"expected a class, 0 to {task.classes - 1}"
-                )
-            if task.transform == "log1p" and event.value <= -1:
-                raise ValueError(
-                    f"value {event.value} of task {task.name!r}: log1p wants more than -1"
-                )
+    def _parse(
+        self, decode: Any, values: Sequence[bytes | None], reasons: dict[int, str]
+    ) -> list[Any]:
+        """The events, None for a heartbeat and for what can't be read, which is in `reasons`."""
+        most = self.max_bytes
+        try:
+            if all(value is None or len(value) <= most for value in values):
+                return [None if value is None else decode(value) for value in values]
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            pass  # some record is bad: take them one by one
+        parsed: list[Any] = []
+        for row, value in enumerate(values):
+            event = None
+            try:
+                if value is not None and len(value) > most:
+                    raise ValueError(f"oversized: {len(value)} bytes, at most {most}")
+                event = None if value is None else decode(value)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                reasons[row] = str(error)
+            parsed.append(event)
+        return parsed
 
-    def _impressions_into(self, events: Events, kept: list[Any]) -> None:
-        at = np.array(
-            [i for i, e in enumerate(kept) if e is not None and type(e) is not End], np.int64
-        )
-        if not len(at):
-            return
-        shown = [kept[i] for i in at]
-        values = [e.fields for e in shown]
+    def _impressions_into(self, events: Events, at: np.ndarray, shown: list[Any]) -> np.ndarray:
+        """Fills the rows `at`; returns which of them `check` should look at."""
+        ids, times, values, logged, _ = zip(*map(astuple, shown), strict=True)
+        events.id[at], events.time[at] = keys(ids), times
+        by_field = dict(zip(self.attribute, zip(*map(astuple, values), strict=True), strict=True))
         for column, name in enumerate(self.id_fields):
-            ids = [getattr(v, self._attribute[name]) for v in values]
-            events.ints[at, column] = keys(ids)
+            events.ints[at, column] = keys(by_field[name])
         column = len(self.id_fields)
         for name, size in self.ids_fields:
-            for row, v in zip(at, values, strict=True):
-                some = getattr(v, self._attribute[name])[:size]
-                events.ints[row, column : column + len(some)] = keys(some)
+            for row, some in zip(at.tolist(), by_field[name], strict=True):
+                events.ints[row, column : column + len(some[:size])] = keys(some[:size])
             column += size
-        for column, name in enumerate(self.dense_fields):
-            attribute = self._attribute[name]
-            events.floats[at, column] = [getattr(v, attribute) for v in values]
-        start = len(self.dense_fields)
-        for row, e in zip(at, shown, strict=True):
-            if e.features is not None:
-                events.floats[row, start] = 1.0
-                n, end = len(e.features.history), start + 1 + self.features
-                events.floats[row, start + 1 : end] = e.features.dense
-                events.floats[row, end : end + n] = e.features.weights
-                events.ints[row, self.raw_slots : self.raw_slots + n] = keys(e.features.history)
+        raw = len(self.dense_fields)
+        with np.errstate(over="ignore"):
+            for column, name in enumerate(self.dense_fields):
+                events.floats[at, column] = by_field[name]
+            suspect = ~np.isfinite(events.floats[at, :raw]).all(1)
+            return suspect | self._logged_into(events, at, logged)
 
-    def _feedback_into(self, events: Events, kept: list[Any]) -> None:
-        at = np.array([i for i, e in enumerate(kept) if type(e) is Feedback], np.int64)
-        if not len(at):
-            return
-        given = [kept[i] for i in at]
-        events.ints[at, 0] = keys([e.impression for e in given])
-        events.ints[at, 1] = [self.kinds.index(e.kind) for e in given]
-        events.ints[at, 2] = keys([e.user for e in given])
-        events.ints[at, 3] = keys([e.item for e in given])
-        log1p = {t.name for t in self.schema.tasks if t.transform == "log1p"}
-        events.value[at] = [math.log1p(e.value) if e.kind in log1p else e.value for e in given]
+    def _logged_into(
+        self, events: Events, at: np.ndarray, logged: Sequence[Features | None]
+    ) -> np.ndarray:
+        suspect = np.zeros(len(at), np.bool_)
+        has = np.array([f is not None for f in logged])
+        some = [f for f in logged if f is not None]
+        if not some:
+            return suspect
+        fits = np.array([len(f.dense) == self.features for f in some])
+        fits &= [len(f.history) == len(f.weights) <= self.history for f in some]
+        some, rows = [f for f, ok in zip(some, fits, strict=True) if ok], at[has][fits]
+        suspect[has] = ~fits
+        raw = len(self.dense_fields)
+        if some:
+            events.floats[rows, raw] = 1.0
+            dense = np.array([f.dense for f in some], np.float32).reshape(len(some), -1)
+            events.floats[rows, raw + 1 : raw + 1 + self.features] = dense
+        if self.history:
+            start, slot = raw + 1 + self.features, self.raw_slots
+            for row, f in zip(rows.tolist(), some, strict=True):
+                events.floats[row, start : start + len(f.weights)] = f.weights
+                events.ints[row, slot : slot + len(f.history)] = keys(f.history)
+        return suspect | ~np.isfinite(events.floats[at, raw:]).all(1)
+
+    def _feedback_into(self, events: Events, at: np.ndarray, given: list[Any]) -> np.ndarray:
+        """Fills the rows `at`; returns which of them `check` should look at."""
+        ids, times, impressions, kinds, values, users, items, _ = zip(
+            *map(astuple, given), strict=True
+        )
+        events.id[at], events.time[at] = keys(ids), times
+        kind = np.array([self._kind.get(name, -1) for name in kinds], np.int64)
+        value = np.array(values, np.float64)
+        events.ints[at, 0], events.ints[at, 1] = keys(impressions), kind
+        events.ints[at, 2], events.ints[at, 3] = keys(users), keys(items)
+        suspect = (kind < 0) | ~(np.abs(value) <= LARGEST_VALUE)
+        for k, task in enumerate(self.schema.tasks):
+            of_task = kind == k
+            if task.kind == "binary":
+                suspect |= of_task & (value != 0) & (value != 1)
+            elif task.kind == "multiclass":
+                suspect |= of_task & ~np.isin(value, np.arange(task.classes))
+            elif task.transform == "log1p":
+                suspect |= of_task & ~(value > -1)
+                rows = np.flatnonzero(of_task & ~suspect)
+                value[rows] = [math.log1p(v) for v in value[rows].tolist()]
+        events.value[at] = value
+        return suspect
+
+    def _controls_into(self, events: Events, at: np.ndarray, given: list[Any]) -> np.ndarray:
+        events.id[at], events.time[at] = keys([c.id for c in given]), [c.time_ms for c in given]
+        return np.zeros(len(at), np.bool_)
+
+    def _ends_into(self, events: Events, at: np.ndarray, given: list[Any]) -> np.ndarray:
+        events.time[at] = [end.time_ms for end in given]
+        return np.zeros(len(at), np.bool_)
 
 
 def _plain(value: Any) -> Any:
@@ -282,3 +288,9 @@ def _plain(value: Any) -> Any:
 
 
 _RANKS = {type(None): HEARTBEAT, Feedback: FEEDBACK_RANK, End: END, Control: CONTROL_RANK}
+_COLUMNS = {
+    IMPRESSION: Codec._impressions_into,
+    FEEDBACK_RANK: Codec._feedback_into,
+    CONTROL_RANK: Codec._controls_into,
+    END: Codec._ends_into,
+}

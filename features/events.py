@@ -32,7 +32,7 @@ TimeMs = Annotated[int, msgspec.Meta(ge=0, le=LATEST_TIME_MS)]
 Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 
 
-class Features(msgspec.Struct, omit_defaults=True):
+class Features(msgspec.Struct, omit_defaults=True, gc=False):
     """What an impression was scored with: window features, and the history with its weights."""
 
     dense: list[float]
@@ -40,7 +40,7 @@ class Features(msgspec.Struct, omit_defaults=True):
     weights: list[float] = []
 
 
-class Feedback(msgspec.Struct, tag="feedback", tag_field="type", omit_defaults=True):
+class Feedback(msgspec.Struct, tag="feedback", tag_field="type", omit_defaults=True, gc=False):
     """What a user did about an impression; `user` is the key of its record."""
 
     id: Id
@@ -53,14 +53,14 @@ class Feedback(msgspec.Struct, tag="feedback", tag_field="type", omit_defaults=T
     v: Version = VERSION
 
 
-class End(msgspec.Struct, tag="end", tag_field="type"):
+class End(msgspec.Struct, tag="end", tag_field="type", gc=False):
     """The end of a log, in each of its partitions; `time_ms` is the log's last event time."""
 
     time_ms: TimeMs
     v: Version = VERSION
 
 
-class Control(msgspec.Struct, tag="control", tag_field="type", omit_defaults=True):
+class Control(msgspec.Struct, tag="control", tag_field="type", omit_defaults=True, gc=False):
     """An operator's command, merged into the order like any other event."""
 
     id: Id
@@ -77,6 +77,7 @@ def key(value: int | str) -> int:
 
 def keys(values: Sequence[int | str]) -> np.ndarray:
     """`key` of each: int64 [n]."""
-    if set(map(type, values)) <= {int}:  # NumPy would read "7" as 7, where all are such strings
-        return np.fromiter(values, np.int64, len(values))
+    array = np.array(values)
+    if array.dtype == np.int64:  # not by conversion, which would read "7" as 7
+        return array
     return np.fromiter((key(v) for v in values), np.int64, len(values))
