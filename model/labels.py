@@ -26,7 +26,8 @@ class LabelPrior:
 
     def __init__(self, objective: Objective):
         self.objective = objective
-        self.seen = Standardiser(objective.outputs, clip=8.0)
+        exact = ~objective.is_regression[objective.task_of_output]
+        self.seen = Standardiser(objective.outputs, clip=8.0, exact=exact)
         self._regressions = np.flatnonzero(objective.is_regression)
         self._columns = objective.starts[self._regressions]
         self._as_update()

@@ -9,17 +9,29 @@ import numpy as np
 import torch
 from torch import nn
 
+OUTLIER = 16.0
+SETTLED = 1_000.0
+
 
 class Standardiser:
     """Columns to mean 0 and variance 1, by what was seen before; float64 within.
 
     Mean and variance are Welford's, over the past until `memory` rows, then exponentially
     weighted with that memory. A column never seen gives 0. Values are clipped to +-`clip`; one
-    that is not finite gives NaN, so that the step that holds it is refused.
+    that is not finite gives NaN, so that the step that holds it is refused. Once a column has
+    `SETTLED` values, one further than `OUTLIER` deviations from its mean counts as that far, so
+    that no single value can ruin the scale; `exact` columns, such as base rates, take all as is.
     """
 
-    def __init__(self, columns: int, memory: float = 100_000.0, clip: float = 5.0):
+    def __init__(
+        self,
+        columns: int,
+        memory: float = 100_000.0,
+        clip: float = 5.0,
+        exact: np.ndarray | None = None,
+    ):
         self.memory, self.clip = memory, clip
+        self.exact = np.zeros(columns, np.bool_) if exact is None else exact
         self.count = np.zeros(columns)
         self.mean = np.zeros(columns)
         self.variance = np.zeros(columns)
@@ -37,7 +49,7 @@ class Standardiser:
 
     def update(self, values: np.ndarray, mask: np.ndarray) -> None:
         """Takes in the rows of values [n, columns] whose mask [n, columns] is set."""
-        _absorb(values, mask, self.count, self.mean, self.variance, self.memory)
+        _absorb(values, mask, self.count, self.mean, self.variance, self.memory, self.exact)
 
     def state(self) -> dict[str, np.ndarray]:
         return {
@@ -68,20 +80,24 @@ def _standardise(values, count, mean, variance, clip, out) -> None:  # type: ign
 
 
 @numba.njit(cache=True)
-def _absorb(values, mask, count, mean, variance, memory) -> None:  # type: ignore[no-untyped-def]
+def _absorb(values, mask, count, mean, variance, memory, exact) -> None:  # type: ignore[no-untyped-def]
     for c in range(values.shape[1]):
+        low, high = -math.inf, math.inf
+        if count[c] >= SETTLED and variance[c] > 1e-12 and not exact[c]:
+            reach = OUTLIER * math.sqrt(variance[c])
+            low, high = mean[c] - reach, mean[c] + reach
         n, total = 0, 0.0
         for i in range(values.shape[0]):
             if mask[i, c]:
                 n += 1
-                total += values[i, c]
+                total += min(max(values[i, c], low), high)
         if n == 0:
             continue
         here = total / n
         spread = 0.0
         for i in range(values.shape[0]):
             if mask[i, c]:
-                spread += (values[i, c] - here) ** 2
+                spread += (min(max(values[i, c], low), high) - here) ** 2
         # Chan et al. 1979: two parts' means and sums of squares make the whole's.
         past = min(count[c], memory)
         delta = here - mean[c]

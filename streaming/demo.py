@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import tempfile
 import threading
@@ -143,9 +144,10 @@ class Demo:
 
     def _example(self, user: str) -> dict[str, Any] | None:
         """A request for the page's box: for each user always of the same candidates."""
-        if not user.isdecimal() or not 1 <= int(user[:9]) <= self.simulation.config.users:
+        number = int(user[:9]) if user.isascii() and user.isdecimal() else 0
+        if not 1 <= number <= self.simulation.config.users:
             return None
-        return request_for(self.simulation, int(user), np.random.default_rng(int(user)), k=8)
+        return request_for(self.simulation, number, np.random.default_rng(number), k=8)
 
     def _outcomes(self) -> list[dict[str, Any]]:
         journal = self.learner.journal
@@ -266,8 +268,8 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
     def on_signal(number: int, _: object) -> None:
         signal.signal(number, old[signal.Signals(number)])
-        print("\nending: what is in the log is learned first", flush=True)
         stop.set()
+        os.write(1, b"\nending: what is in the log is learned first\n")  # print() is not reentrant
 
     for number in old:
         signal.signal(number, on_signal)

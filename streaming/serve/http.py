@@ -18,17 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streaming.serve.problems import Problem, on_failure, on_http, on_problem
+from streaming.serve.problems import SAFETY, Problem, on_failure, on_http, on_problem
 from streaming.serve.requests import read_json
 from streaming.serve.server import Server
 
 MAX_WAITING = 64
-"""Rankings at once: one at hand, and those that wait for it."""
-SAFETY = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+"""Rankings, and feedbacks, at once: those at hand, and those that wait."""
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -42,29 +37,31 @@ class Api:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.waiting = 0
         self.scoring = ThreadPoolExecutor(1, "freshet-scoring")
+        self.telling = ThreadPoolExecutor(2, "freshet-telling")
+        self.waiting = {self.scoring: 0, self.telling: 0}
         self.page = (Path(__file__).parent / "page.html").read_bytes()
 
     async def rank(self, request: Request) -> Response:
         self.server.loaded()
         asked = self.server.requests.rank(await read_json(request))
-        return _json(await self._scored(asked))
+        return _json(await self._waited(self.scoring, self.server.rank, asked))
 
-    async def _scored(self, asked: Any) -> dict[str, Any]:
-        if self.waiting >= MAX_WAITING:
-            raise Problem(503, "overloaded", f"{self.waiting} rankings are waiting")
-        self.waiting += 1
+    async def _waited(self, executor: ThreadPoolExecutor, work: Any, asked: Any) -> dict[str, Any]:
+        """What `work` says, in its turn; a Problem where too many are waiting for theirs."""
+        if self.waiting[executor] >= MAX_WAITING:
+            raise Problem(503, "overloaded", f"{self.waiting[executor]} requests are waiting")
+        self.waiting[executor] += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.scoring, self.server.rank, asked)
+            done: dict[str, Any] = await loop.run_in_executor(executor, work, asked)
+            return done
         finally:
-            self.waiting -= 1
+            self.waiting[executor] -= 1
 
     async def feedback(self, request: Request) -> Response:
         told = self.server.requests.feedback(await read_json(request))
-        loop = asyncio.get_running_loop()
-        return _json(await loop.run_in_executor(None, self.server.tell, told), 202)
+        return _json(await self._waited(self.telling, self.server.tell, told), 202)
 
     async def example(self, request: Request) -> Response:
         user = request.query_params.get("user", "")
@@ -119,6 +116,7 @@ class Api:
             yield
         finally:
             self.scoring.shutdown()
+            self.telling.shutdown()
             self.server.close()
 
 

@@ -12,8 +12,16 @@ from starlette.responses import Response
 
 log = logging.getLogger("freshet.serve")
 
+SAFETY = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Headers of every answer."""
+
 TITLES = {
-    "malformed": "The body is not JSON",
+    "malformed": "The body can't be read as JSON",
+    "too-slow": "The body took too long",
     "invalid": "A field of the request is not valid",
     "not-found": "There is no such resource",
     "method-not-allowed": "The resource has no such method",
@@ -48,8 +56,9 @@ def document(problem: Problem) -> dict[str, Any]:
 
 
 def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    headers = {**SAFETY, **(headers or {})}
     if problem.status == 503:
-        headers = {"Retry-After": "1", **(headers or {})}
+        headers["Retry-After"] = "1"
     content = msgspec.json.encode(document(problem))
     return Response(content, problem.status, headers, media_type="application/problem+json")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from features.events import Id
 from model.schema import Schema, nearest
@@ -18,8 +20,11 @@ MAX_BODY_BYTES = 1 << 19
 MAX_CANDIDATES = 2_000
 MAX_K = 200
 MAX_DENSE = 3e38
+MAX_NAME, MAX_SAID = 64, 500
+"""Characters of a client's own words in an answer: of a name, and in all."""
+BODY_S = 4.0
 
-_AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>.*)`)?", re.DOTALL)
+_AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[A-Za-z0-9_.\[\]]*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 
@@ -122,17 +127,18 @@ def _invalid(message: str, names: dict[str, list[str]]) -> Problem:
     what, path = found["what"], found["path"] or "$"
     parts = [p for p in re.split(r"[.\[\]]+", path.removeprefix("$")) if p]
     if unknown := _UNKNOWN.fullmatch(what):
-        what = f"there is no field {unknown[1]!r}: {nearest(unknown[1], names['.'.join(parts)])}"
-        parts.append(unknown[1])
+        name = unknown[1][:MAX_NAME]
+        what = f"there is no field {name!r}: {nearest(name, names.get('.'.join(parts), []))}"
+        parts.append(name)
     elif missing := _MISSING.fullmatch(what):
         what = f"field {missing[1]!r} is missing"
         parts.append(missing[1])
-    escaped = [p.replace("~", "~0").replace("/", "~1") for p in parts]
-    return Problem(422, "invalid", what, "#" + "".join(f"/{p}" for p in escaped))
+    escaped = [quote(p.replace("~", "~0").replace("/", "~1"), safe="~") for p in parts]
+    return Problem(422, "invalid", what[:MAX_SAID], "#" + "".join(f"/{p}" for p in escaped))
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, which says that it is JSON and is of bounded size."""
+    """The body, which says that it is JSON, is of bounded size, and comes in time."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise Problem(415, "media-type", f"content-type is {media!r}: expected application/json")
@@ -140,10 +146,20 @@ async def read_json(request: Request) -> bytes:
     said = request.headers.get("content-length", "0")
     if said.isdecimal() and int(said[:20]) > MAX_BODY_BYTES:
         raise too_large
+    if coding := request.headers.get("content-encoding", ""):
+        said = f"content-encoding is {coding[:MAX_NAME]!r}: expected none"
+        raise Problem(415, "media-type", said)
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise too_large
-        parts.append(part)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError:
+        detail = f"the body did not come within {BODY_S:g} s"
+        raise Problem(408, "too-slow", detail) from None
+    except ClientDisconnect:
+        raise Problem(400, "malformed", "the body ended early") from None
     return b"".join(parts)

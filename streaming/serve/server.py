@@ -170,7 +170,7 @@ class Server:
             "epoch": manifest.epoch,
             "sha256": manifest.sha256,
             "bytes": manifest.size,
-            "age_s": round(self._age_s(), 3),
+            "age_s": round((self.clock_ms() - loaded.at_ms) / 1000, 3),
         }
 
     # -- within ------------------------------------------------------------------------------

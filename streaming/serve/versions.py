@@ -89,7 +89,10 @@ class Versions:
         if (scorer.schema, scorer.layout) != (self._schema, self._layout):
             raise ValueError(f"version {manifest.version} is of another schema or features")
         self.current = loaded = Loaded(scorer, manifest, self._clock_ms())
-        self._on_load(loaded)
+        try:
+            self._on_load(loaded)
+        except Exception:  # the version is served, whatever is made of that
+            log.exception("version %d: what was to be done at its load failed", manifest.version)
 
     def _refuse(self, reason: str, error: Exception) -> None:
         log.warning("version not loaded, %s: %s", reason, error)

@@ -93,3 +93,14 @@ def test_flattened_parameters_and_gradients_are_views_of_one_tensor() -> None:
     torch.optim.SGD([flat], lr=0.1).step()
     torch.optim.SGD(oracle.parameters(), lr=0.1).step()
     assert torch.allclose(module(x), oracle(x))
+
+
+def test_one_wild_value_does_not_ruin_the_scale_of_a_settled_column() -> None:
+    rng = np.random.default_rng(0)
+    exact = np.array([False, True])
+    columns = Standardiser(2, exact=exact)
+    columns.update(rng.normal(3.0, 1.0, (2_000, 2)).astype(np.float32), np.ones((2_000, 2), bool))
+    before = columns.mean.copy(), columns.scale.copy()
+    columns.update(np.full((1, 2), 1e8, np.float32), np.ones((1, 2), bool))
+    assert abs(columns.mean[0] - before[0][0]) < 0.01 and columns.scale[0] < 1.1 * before[1][0]
+    assert columns.mean[1] > 1e4  # base rates take every label as it is

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -343,6 +344,33 @@ def test_other_refusals_are_problems_too(shared: Shop) -> None:
             assert answer.status_code == status == answer.json()["status"]
             assert answer.headers["content-type"] == "application/problem+json"
     assert answers[405][0].headers["allow"] == "POST"
+
+
+def test_hostile_requests_are_refused_and_never_a_failure(
+    shared: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    json_type = {"content-type": "application/json"}
+    failures = shared.metric("freshet_requests_total", route="rank", status="500")
+    crafted = shared.http.post("/v1/rank", json={**request(), "x` - at `$.y": 1})
+    assert crafted.status_code == 422
+    long = shared.http.post("/v1/rank", json={**request(), "x" * 100_000: 1})
+    assert long.status_code == 422 and len(long.content) < 1_000
+    odd = shared.http.post("/v1/rank", json={**request(), "a\nb": 1})
+    assert odd.json()["pointer"] == "#/a%0Ab"
+    zipped = shared.http.post("/v1/rank", json=request(), headers={"content-encoding": "gzip"})
+    assert zipped.status_code == 415
+    for answer in (crafted, shared.http.get("/v1/nothing")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    monkeypatch.setattr("streaming.serve.requests.BODY_S", 0.2)
+    host, port = shared.listener.url.removeprefix("http://").split(":")
+    head = b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((host, int(port))) as slow:
+        slow.sendall(head + b"content-length: 50\r\n\r\n{")
+        assert b" 408 " in slow.recv(4096).split(b"\r\n")[0]
+    with socket.create_connection((host, int(port))) as gone:
+        gone.sendall(head + b"content-length: 50\r\n\r\n{")
+    assert shared.http.post("/v1/rank", json=request(), headers=json_type).status_code == 200
+    assert shared.metric("freshet_requests_total", route="rank", status="500") == failures
 
 
 def test_a_failure_within_is_a_500_that_tells_nothing(
