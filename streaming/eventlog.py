@@ -194,7 +194,7 @@ class MemoryLog:
             return {at: self._first[at] + len(values) for at, (_, values) in self._events.items()}
 
     def forget(self, position: Position) -> None:
-        """Lets go of the events before `position`, to bound memory; no reader may still want them."""
+        """Lets go of the events before `position`, which no reader may still want."""
         with self._grown:
             for at, offset in position.items():
                 gone = offset - self._first[at]
