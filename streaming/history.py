@@ -120,7 +120,7 @@ def occurrences(
             shown = row if isinstance(row, Shown) else app.rows(row, tables)
             if shown is None:
                 continue
-            records = _records(app, codec, shown, place)
+            records = records_of(app, codec, shown, place)
         except Exception as error:  # the application's own code may raise anything
             reason = f"{type(error).__name__}: {error}"
             bad.append(BadRow(number, reason, str(row)[:4096]))
@@ -138,7 +138,7 @@ def occurrences(
         yield heapq.heappop(coming)
 
 
-def _records(app: Application, codec: Codec, shown: Shown, place: int) -> list[Occurrence]:
+def records_of(app: Application, codec: Codec, shown: Shown, place: int) -> list[Occurrence]:
     """An impression and its feedback. Raises ValueError, and what `codec` raises."""
     schema, time_ms = app.schema, milliseconds(shown.time_ms)
     impression = codec.impression(shown.id, time_ms, shown.fields)
