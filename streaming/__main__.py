@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streaming.cli_bench import bench
+from streaming.cli_learn import learn
+from streaming.cli_log import dlq, produce, topics
+
 if TYPE_CHECKING:
     from streaming.application import Application
 
@@ -29,6 +33,8 @@ def cli(verbose: bool) -> None:
     freshet demo                                  watch it learn, in the browser
     freshet replay kuairand --log events.parquet  a historical log, as fast as it goes
     freshet replay my_app.py:app --log my.parquet an application of your own
+    freshet produce kuairand --log events.parquet a historical log, into live topics
+    freshet learn kuairand                        the live topics, for months
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -167,6 +173,7 @@ def replay(
     The same log, settings and seed give the same state_hash, whatever the medium, the number of
     partitions, or the interruptions: with --checkpoints, run the same command again to go on.
     """
+    from streaming.collector import tune
     from streaming.progress import Progress, summary
     from streaming.replay import Replay
 
@@ -181,6 +188,7 @@ def replay(
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: (received.append(n), job.stop.set()))  # type: ignore[func-returns-value]
+    tune()
     with progress:
         report = job.run()
     if report is None:
@@ -221,9 +229,15 @@ def replay(
 def demo(minutes: float | None, report_path: Path | None, port: int) -> None:
     """Simulated users, a log, Redis, a learner and a server in one process; watch it at the address
     that is printed."""
+    from streaming.collector import tune
     from streaming.demo import run
 
+    tune()
     run(minutes=minutes, report=report_path, port=port)
+
+
+for command in (learn, produce, topics, dlq, bench):
+    cli.add_command(command)
 
 
 def main() -> None:
