@@ -3,6 +3,7 @@ for and ended with the session."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import shutil
@@ -136,7 +137,8 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def pytest_unconfigure() -> None:
+@atexit.register
+def _end_quietly() -> None:
     """Keeps pytest's closing line the last one: at exit DuckDB's bindings list on stderr what they
     leaked, which is their affair."""
     if "_duckdb" in sys.modules:
