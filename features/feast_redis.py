@@ -20,7 +20,6 @@ from redis.connection import SSLConnection, parse_url
 _STRING, _INT64 = 2, 4  # feast.types.ValueType
 _BYTES_VALUE = 0x0A  # field 1 of feast.types.Value, in protobuf's wire format
 _SHORT = [bytes([_BYTES_VALUE, max(n - 2, 0)]) for n in range(130)]
-_AT_ONCE = 4_096
 
 
 def project_name(app: str) -> str:
@@ -78,16 +77,14 @@ def hash_fields(
     Raises redis.RedisError.
     """
     pool: Any = client.connection_pool
-    blocks = [
-        (_hmgets(names[at : at + _AT_ONCE], fields), len(names[at : at + _AT_ONCE]))
-        for names, fields in commands
-        for at in range(0, len(names), _AT_ONCE)  # Redis holds the replies till we read
-    ]
+    block = b"".join(_hmgets(names, fields) for names, fields in commands if names)
+    ends = np.cumsum([0, *(len(names) for names, _ in commands)]).tolist()
     replies: list[Any] = []
     for last in (False, True):
         connection = pool.get_connection()
         try:
-            replies = _talk(connection, blocks)
+            connection.send_packed_command([block])
+            replies = [connection.read_response(disable_decoding=True) for _ in range(ends[-1])]
             break
         except BaseException as error:
             connection.disconnect()  # replies may be on their way
@@ -95,20 +92,7 @@ def hash_fields(
                 raise
         finally:
             pool.release(connection)
-    ends = np.cumsum([0, *(len(names) for names, _ in commands)]).tolist()
     return [replies[a:b] for a, b in pairwise(ends)]
-
-
-def _talk(connection: Any, blocks: Sequence[tuple[bytes, int]]) -> list[Any]:
-    replies: list[Any] = []
-    asked = 0
-    for block, n in blocks:
-        if asked + n > _AT_ONCE:
-            replies += [connection.read_response(disable_decoding=True) for _ in range(asked)]
-            asked = 0
-        connection.send_packed_command([block])
-        asked += n
-    return replies + [connection.read_response(disable_decoding=True) for _ in range(asked)]
 
 
 def _hmgets(names: Sequence[bytes], fields: Sequence[bytes]) -> bytes:

@@ -117,6 +117,49 @@ def test_windows_that_were_loaded_from_rows_go_on_exactly(events, cut):
     assert tree_hash(second.state()) == tree_hash(whole.state())
 
 
+def test_a_row_has_nothing_of_another_entity():
+    windows = Windows(SCHEMA, WHOLE)
+    events = [{"e": n, "id": n, "kind": "stars", "u": 1, "i": n} for n in range(3)]
+    events += [{"e": 9, "id": 9, "kind": None, "u": 2, "i": 0}]
+    windows.update(columns(windows, events))
+    full = Windows(SCHEMA, WHOLE)
+    full.load(windows.state())  # its arrays have no row to spare
+    store = MemoryStore(stored_kinds(WHOLE))
+    write(store, full, columns(full, events), 1)
+    alone = show(StoredWindows(store.read, SCHEMA, WHOLE), 2, None, 10)
+    assert alone["history"] == [] and alone["features"]["user_log_impressions"] > 0
+
+
+def test_packed_are_the_known_keys_with_their_counts():
+    windows = Windows(SCHEMA, WHOLE)
+    kinds = [None, None, "click", "stars", "stars", "stars"]
+    events = columns(
+        windows, [{"e": n, "id": n, "kind": k, "u": 1, "i": 2} for n, k in enumerate(kinds)]
+    )
+    windows.update(events)
+    touched = {"user": np.array([0, 1]), ALL: np.array([4])}
+    packed = pack_rows(windows, touched, {("feedback", 0): 6}, 70)
+    assert row_layouts(windows)["user"].counts == (
+        *("impressions", "count_click", "count_stars", "count_seen"),
+    )
+    for kind, key in (("user", 1), (ALL, 4)):
+        assert packed[kind].keys.tolist() == [key]
+        assert packed[kind].counts.tolist() == [[2, 1, 3, 0]]
+        assert packed[kind].time_ms == 70
+        assert unpack_as_of(packed[kind].as_of[0]) == {("feedback", 0): 6}
+
+
+def test_a_read_leaves_nothing_behind():
+    windows, stores = Windows(SCHEMA, WHOLE), [MemoryStore(stored_kinds(WHOLE)) for _ in "ab"]
+    stored = StoredWindows(lambda wanted: stores[-1].read(wanted), SCHEMA, WHOLE)
+    events = columns(windows, [{"e": 1, "id": 1, "kind": "stars", "u": 1, "i": 2}])
+    windows.update(events)
+    write(stores[-1], windows, events, 1)
+    same(stored.read(asked(windows, 5)), windows.read(asked(windows, 5)))
+    stores.pop()
+    same(stored.read(asked(windows, 5)), Windows(SCHEMA, WHOLE).read(asked(windows, 5)))
+
+
 def test_overall_rows_of_several_partitions_add_up():
     whole, events = Windows(SCHEMA, WHOLE), [
         {"e": n, "id": n, "kind": (None, "seen", "click", "stars")[n % 4], "u": n % 3, "i": n % 2}

@@ -76,23 +76,31 @@ def test_people_read_counts_by_the_service(store):
 
 def test_offline_joins_find_the_row_of_the_moment(store):
     pandas = pytest.importorskip("pandas")
-    first, second = rows("user", [7], 5, 1_000, 1), rows("user", [7], 6, 2_000, 2)
-    tie, stale = rows("user", [7], 9, 2_000, 3), rows("user", [7], 5, 2_000, 1)
-    for part in (first, second, tie, stale):
-        store.write("user", part)
+    users = [*range(7, 17)]
+    first, second = rows("user", users, 5, 1_000, 1), rows("user", users, 6, 2_000, 2)
+    most, stale = rows("user", users, 9, 2_000, 3), rows("user", users, 5, 2_000, 4)
+    for n, user in enumerate(users):  # of one moment the row that covers most, in any order
+        for part in (first, *(second, most, stale)[n % 3 :], *(second, most, stale)[: n % 3]):
+            store._parts.add("user", part.take(np.array([users.index(user)])))
         store.flush()
     at = [999, 1_000, 1_999, 2_000, 9_000]
     asked = pandas.DataFrame(
-        {"user_key": 7, "event_timestamp": pandas.to_datetime(at, unit="ms", utc=True)}
+        [(user, ms) for user in users for ms in at], columns=["user_key", "ms"]
     )
+    asked["event_timestamp"] = pandas.to_datetime(asked.pop("ms"), unit="ms", utc=True)
     joined = store.apply().get_historical_features(
         entity_df=asked, features=["user:row", "user:as_of", "user:impressions"]
     )
-    table = joined.to_df().sort_values("event_timestamp")
+    table = joined.to_df().sort_values(["user_key", "event_timestamp"])
     got = [value if isinstance(value, bytes) else None for value in table["row"]]
-    expected = [None, *(p.values[0] for p in (first, first, tie, tie))]
+    expected = [
+        value
+        for n in range(len(users))
+        for value in (None, *(p.values[n] for p in (first, first, most, most)))
+    ]
     assert got == expected
-    assert table["impressions"].tolist()[1:] == [1, 1, 3, 3]
+    counts = table["impressions"].to_numpy().reshape(len(users), -1)[:, [1, 4]]
+    assert (counts == np.stack((first.counts[:, 0], most.counts[:, 0]), axis=1)).all()
 
 
 def test_rows_that_were_skipped_online_are_offline_all_the_same(store):
@@ -142,6 +150,8 @@ def test_names_in_redis_are_feasts_own():
         assert bytes_of(Value(bytes_val=b"x" * size).SerializeToString()) == b"x" * size
     with pytest.raises(ValueError, match="no Feast value of bytes"):
         bytes_of(Value(int64_val=3).SerializeToString())
+    with pytest.raises(ValueError, match="no Feast value of bytes"):
+        bytes_of(Value(bytes_val=b"x" * 500).SerializeToString()[:-1])
 
 
 @pytest.mark.parametrize(
