@@ -29,7 +29,7 @@ steps = st.lists(st.tuples(losses, counts), max_size=12)
 
 @every_weighter
 @given(steps=steps)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_weights_are_positive_finite_and_of_one_sum(make: Callable[[], Weighter], steps) -> None:
     weighter = make()
     assert weighter.weights.dtype == np.float64
@@ -43,7 +43,7 @@ def test_weights_are_positive_finite_and_of_one_sum(make: Callable[[], Weighter]
 
 @every_weighter
 @given(steps=steps, cut=st.integers(0, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_state_goes_on_bit_for_bit(make: Callable[[], Weighter], steps, cut: int) -> None:
     whole, first, second = make(), make(), make()
     for loss, count in steps[:cut]:

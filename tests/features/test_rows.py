@@ -89,7 +89,7 @@ def same(one, other) -> None:
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(aggregates=SOME, events=streams(), chunk=st.integers(1, 20), after=st.integers(0, 5_000))
 def test_inputs_from_stored_rows_are_those_of_the_live_windows(aggregates, events, chunk, after):
     windows = Windows(SCHEMA, aggregates)
@@ -103,7 +103,7 @@ def test_inputs_from_stored_rows_are_those_of_the_live_windows(aggregates, event
         same(stored.read(wanted), windows.read(wanted))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events=streams(), cut=st.integers(0, 60))
 def test_windows_that_were_loaded_from_rows_go_on_exactly(events, cut):
     whole, first, second = (Windows(SCHEMA, WHOLE) for _ in range(3))
@@ -178,7 +178,7 @@ def test_overall_rows_of_several_partitions_add_up():
     same(StoredWindows(store.read, SCHEMA, WHOLE, partitions=3).read(wanted), whole.read(wanted))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     values=arrays.arrays(
         np.int64,

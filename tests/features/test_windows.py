@@ -116,7 +116,7 @@ def streams(draw):
     return sorted(events, key=lambda p: (p["e"], p["kind"] is not None, p["id"]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(events=streams(), chunk=st.integers(1, 9))
 def test_features_are_those_of_a_plain_version(events, chunk):
     windows = Windows(SCHEMA, AGGREGATES)
@@ -139,7 +139,7 @@ def test_features_are_those_of_a_plain_version(events, chunk):
             past.append(event)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(events=streams(), data=st.data())
 def test_the_state_does_not_depend_on_the_order_of_arrival(events, data):
     in_order, shuffled = Windows(SCHEMA, AGGREGATES), Windows(SCHEMA, AGGREGATES)

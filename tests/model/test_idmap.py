@@ -11,7 +11,7 @@ KEY = st.one_of(st.integers(-20, 20), st.integers(EMPTY + 1, 2**63 - 1))
 STEP = st.tuples(st.sampled_from(["insert", "remove"]), st.lists(KEY, max_size=30))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(STEP, max_size=20))
 def test_map_holds_what_a_dict_holds(steps: list[tuple[str, list[int]]]) -> None:
     table, oracle, row = IdMap(), {}, 0

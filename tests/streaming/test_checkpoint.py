@@ -59,7 +59,7 @@ def test_a_tree_comes_back_the_same_from_its_parts(tree):
     assert same(unflatten(*flatten(tree)), tree)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(trees)
 def test_a_tree_comes_back_the_same_from_the_disk(tree):
     with tempfile.TemporaryDirectory() as folder:

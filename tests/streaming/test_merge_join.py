@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_oracle import CONTROL, END, FEEDBACK, HEARTBEAT, IMPRESSION, Event, joined, merged
 
@@ -168,7 +168,7 @@ def partitioned_logs(draw):
     return logs
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     logs=partitioned_logs(),
     lateness=st.sampled_from([0, 3, 50]),

@@ -121,7 +121,7 @@ def play(rebalancer: Rebalancer, act: str | int) -> list:
 
 
 @given(acts=st.lists(act, max_size=20), cut=st.integers(0, 20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_state_goes_on_bit_for_bit_within_the_bounds(acts: list, cut: int) -> None:
     whole, first, second = Rebalancer(TASKS), Rebalancer(TASKS), Rebalancer(TASKS)
     for a in acts[:cut]:

@@ -342,9 +342,7 @@ def test_memory_and_redis_are_twins(redis_url):
     class Here(Twins):
         url = redis_url
 
-    run_state_machine_as_test(
-        Here, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
-    )
+    run_state_machine_as_test(Here, settings=settings(max_examples=40, stateful_step_count=30))
 
 
 @pytest.mark.parametrize(
