@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from model.schema import nearest
-from streaming.sections import Kafka, Learn, Log, Redis, Secret, Serve
+from streaming.sections import Features, Ingest, Kafka, Learn, Log, Redis, Secret, Serve
 
 PREFIX, BETWEEN, FILE = "FRESHET_", "__", "_file"
 ENVIRONMENT = "environment"
@@ -31,6 +31,8 @@ class Config:
 
     kafka: Kafka = field(default_factory=Kafka)
     redis: Redis = field(default_factory=Redis)
+    features: Features = field(default_factory=Features)
+    ingest: Ingest = field(default_factory=Ingest)
     learn: Learn = field(default_factory=Learn)
     serve: Serve = field(default_factory=Serve)
     log: Log = field(default_factory=Log)

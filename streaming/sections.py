@@ -131,25 +131,49 @@ class Redis:
 
 
 @dataclass(frozen=True)
+class Features:
+    """The feature store, on the Redis of `redis`. `folder` holds Feast's registry and the Parquet
+    parts; it is by default in the user's XDG state folder."""
+
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """The ingest worker. `metrics` is the host:port of its Prometheus endpoint; "" for none."""
+
+    metrics: str = ""
+
+    def __post_init__(self) -> None:
+        _endpoint("ingest.metrics", self.metrics)
+
+
+@dataclass(frozen=True)
 class Learn:
-    """The learner. `checkpoints` is a folder, by default in the user's XDG state folder."""
+    """The learner. `checkpoints` is a folder, by default in the user's XDG state folder; `metrics`
+    is the host:port of its Prometheus endpoint, "" for none."""
 
     checkpoints: str = ""
     checkpoint_every: int = 500
+    metrics: str = ""
 
     def __post_init__(self) -> None:
         _within("learn.checkpoint_every", self.checkpoint_every, 1, 10**9)
+        _endpoint("learn.metrics", self.metrics)
 
 
 @dataclass(frozen=True)
 class Serve:
-    """The HTTP server. It knows no passwords: beyond loopback, put a proxy before it."""
+    """The HTTP server. It knows no passwords: beyond loopback, put a proxy before it. `buffer` is
+    how many events it keeps while Kafka is away."""
 
     host: str = "127.0.0.1"
     port: int = 8080
+    buffer: int = 100_000
 
     def __post_init__(self) -> None:
         _within("serve.port", self.port, 0, 65_535)
+        _within("serve.buffer", self.buffer, 1, 10**7)
 
 
 @dataclass(frozen=True)
@@ -170,6 +194,12 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 def _within(name: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
         raise ValueError(f"{name} is {value}: expected {least} to {most}")
+
+
+def _endpoint(name: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address and not (host and port.isdecimal() and int(port) <= 65_535):
+        raise ValueError(f"{name} is {address!r}: expected host:port, or '' for none")
 
 
 def _tls(section: str, owner: Any, prefix: str, used: bool, expected: str) -> None:
