@@ -110,17 +110,24 @@ def _parts(windows: Windows, kind: str) -> list[Table | History]:
     return parts + ([windows.history] if kind == "user" and windows.aggregates.history else [])
 
 
-def entity_keys(windows: Windows, events: Events, partition: int = 0) -> dict[str, np.ndarray]:
-    """The rows that impressions and feedback read or change: of each kind the keys, ascending."""
-    events = events.take((events.rank == IMPRESSION) | (events.rank == FEEDBACK_RANK))
+def event_keys(windows: Windows, events: Events, partition: int = 0) -> dict[str, np.ndarray]:
+    """The row of each kind that each event changes: of impressions and feedback the keys, [n].
+
+    The overall row is that of `partition`."""
     shown, schema = events.rank == IMPRESSION, windows.schema
-    ids = [f.name for f in schema.of_kind("id")]
+    ids = windows.codec.id_fields
     user = np.where(shown, events.ints[:, ids.index(schema.user)], events.ints[:, 2])
-    keys = {ALL: np.full(min(len(events), 1), partition, np.int64), "user": user}
+    keys = {ALL: np.full(len(events), partition, np.int64), "user": user}
     if schema.item is not None:
         keys["item"] = np.where(shown, events.ints[:, ids.index(schema.item)], events.ints[:, 3])
         keys["pair"] = _pairs(user, keys["item"])
-    return {kind: np.unique(keys[kind]) for kind in stored_kinds(windows.aggregates)}
+    return {kind: keys[kind] for kind in stored_kinds(windows.aggregates)}
+
+
+def entity_keys(windows: Windows, events: Events, partition: int = 0) -> dict[str, np.ndarray]:
+    """The rows that impressions and feedback read or change: of each kind the keys, ascending."""
+    events = events.take((events.rank == IMPRESSION) | (events.rank == FEEDBACK_RANK))
+    return {k: np.unique(keys) for k, keys in event_keys(windows, events, partition).items()}
 
 
 def pack_rows(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streaming.cli_bench import bench
+from streaming.cli_ingest import ingest
 from streaming.cli_learn import learn
 from streaming.cli_log import dlq, produce, topics
 
@@ -236,7 +237,7 @@ def demo(minutes: float | None, report_path: Path | None, port: int) -> None:
     run(minutes=minutes, report=report_path, port=port)
 
 
-for command in (learn, produce, topics, dlq, bench):
+for command in (ingest, learn, produce, topics, dlq, bench):
     cli.add_command(command)
 
 

@@ -151,7 +151,7 @@ class KafkaLog:
         start = start_position(
             position, self._offsets(OffsetSpec.earliest()), self._offsets(OffsetSpec.latest())
         )
-        return _KafkaReader({**CONSUMER_CONFIG, **self._config}, self._prefix, start)
+        return KafkaReader({**CONSUMER_CONFIG, **self._config}, self._prefix, start)
 
     def end_position(self) -> Position:
         self._check_partitions()
@@ -221,7 +221,9 @@ class KafkaLog:
                 time.sleep(0.05)
 
 
-class _KafkaReader:
+class KafkaReader:
+    """Reads the partitions named in `start`, each by a consumer of its own."""
+
     def __init__(self, config: dict[str, Any], prefix: str, start: Position) -> None:
         self._consumers: dict[tuple[str, int], Consumer] = {}
         for (topic, partition), offset in start.items():

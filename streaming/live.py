@@ -8,7 +8,6 @@ checkpoint holds the position in both, so that a restart at any moment goes on e
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -29,22 +28,17 @@ from streaming.leased import LeasedCheckpoints, LeasedRegistry
 from streaming.live_log import LiveLog
 from streaming.report import fingerprint, report
 from streaming.sections import Kafka
+from streaming.state_folder import state_folder
 from streaming.topics import DEAD, open_log
 from streaming.warm_up import PARTITIONS, Past, add_past, hand_over, handed_over, has_past
 
 log = logging.getLogger("freshet.learn")
 
 
-def state_folder(app: str) -> Path:
-    """Where an application's checkpoints are by default (XDG base directories)."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "freshet" / app / "checkpoints"
-
-
 @dataclass
 class Live:
     """What a live learner works with: `redis` is a URL, `past` a historical log to learn from
-    first, `checkpoints` a folder, by default `state_folder(app.name)`."""
+    first, `checkpoints` a folder, by default in `state_folder`."""
 
     app: Application
     kafka: Kafka
@@ -65,7 +59,7 @@ class Live:
         and RegistryError where Redis does not, or where another learner has the lease.
         """
         started = time.perf_counter()
-        folder = self.checkpoints or state_folder(self.app.name)
+        folder = self.checkpoints or state_folder(self.app.name, "checkpoints")
         with ExitStack() as stack:
             live = stack.enter_context(closing(LiveLog(self.kafka, self.app.name)))
             dead = stack.enter_context(closing(open_log(self.kafka, self.app.name, DEAD)))

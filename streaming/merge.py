@@ -65,12 +65,9 @@ class Merge:
         if not len(events):
             return
         p = int(events.partition[0])
-        window, lateness = self.longest_window_ms, self.lateness_ms
-        is_end = events.rank == END
-        reach = events.time + np.where(is_end, window + lateness + 1, 0)
-        so_far = np.maximum.accumulate(np.concatenate(([self.maxima[p]], reach)))
-        events.e = np.maximum(events.time + np.where(is_end, window, 0), so_far[:-1] - lateness)
-        self.maxima[p] = so_far[-1]
+        events.e, self.maxima[p] = effective_times(
+            events, int(self.maxima[p]), self.longest_window_ms, self.lateness_ms
+        )
         real = events.rank != HEARTBEAT
         if real.any():
             self.held.append(events if real.all() else events.take(real))
@@ -117,6 +114,18 @@ class Merge:
         self.held = [held] if len(held) else []
         self.ids.load(tree["ids"])
         self.released = dict(tree["released"])
+
+
+def effective_times(
+    events: Events, maximum: int, window_ms: int, lateness_ms: int
+) -> tuple[np.ndarray, int]:
+    """Of one partition's events, in the order of their offsets: int64 [n], and the partition's
+    maximum after them; `maximum` is the one before."""
+    is_end = events.rank == END
+    reach = events.time + np.where(is_end, window_ms + lateness_ms + 1, 0)
+    so_far = np.maximum.accumulate(np.concatenate(([maximum], reach)))
+    own = events.time + np.where(is_end, window_ms, 0)
+    return np.maximum(own, so_far[:-1] - lateness_ms), int(so_far[-1])
 
 
 class IdMemory:

@@ -140,8 +140,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Ingest:
-    """The ingest worker. `metrics` is the host:port of its Prometheus endpoint; "" for none."""
+    """The ingest worker. `instance` is a name that outlives it: a worker of that name gets its
+    partitions back at once, without the others' waiting for the lost one to be given up. `metrics`
+    is the host:port of its Prometheus endpoint; "" for none."""
 
+    instance: str = ""
     metrics: str = ""
 
     def __post_init__(self) -> None:

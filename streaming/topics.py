@@ -1,7 +1,7 @@
 """An application's live topics in Kafka: their names, their making, and how they stand.
 
-`freshet.{app}.impressions`, `.feedback`, `.control`, which are the event log, and `.dead`, where
-what could not be used goes.
+`freshet.{app}.impressions`, `.feedback`, `.control`, which are the event log; `.items`, the events
+by item, between ingest and itself; and `.dead`, where what could not be used goes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from streaming.sections import Kafka
 
 DEAD = "dead"
 """The topic of dead letters: one partition, so that an offset names a letter."""
+ITEMS = "items"
+"""The topic of events by item, which ingest makes of the event log."""
 
 
 class Topic(NamedTuple):
@@ -62,7 +64,7 @@ def open_log(kafka: Kafka, app: str, *names: str) -> KafkaLog:
 def create(kafka: Kafka, app: str) -> None:
     """Make the topics that are missing, with `kafka.partitions` (commands and dead letters have
     one). Raises ValueError where one is there with another number of partitions."""
-    wanted = {**event_topics(kafka.partitions), DEAD: 1}
+    wanted = {**event_topics(kafka.partitions), ITEMS: kafka.partitions, DEAD: 1}
     log = KafkaLog(kafka.bootstrap, wanted, prefix(app), kafka.properties())
     log.create_topics()
     log.close()
@@ -74,7 +76,7 @@ def describe(kafka: Kafka, app: str) -> list[Topic]:
     properties = kafka.properties()
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap, **CLIENT_CONFIG, **properties})
     all_there = _partitions(admin, kafka.bootstrap)
-    ours = {name: all_there.get(prefix(app) + name, 0) for name in (*TOPICS, DEAD)}
+    ours = {name: all_there.get(prefix(app) + name, 0) for name in (*TOPICS, ITEMS, DEAD)}
     there = {name: n for name, n in ours.items() if n}
     if not there:
         return [Topic(prefix(app) + name) for name in ours]

@@ -1,0 +1,32 @@
+"""The command `freshet ingest`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from streaming.cli_config import configured, with_config
+
+
+@click.command()
+@click.argument("application", metavar="APP")
+@click.option("--broker", metavar="HOST:PORT", help="Kafka, instead of kafka.bootstrap.")
+@click.option("--redis", metavar="URL", help="For the features, instead of redis.url.")
+@with_config
+def ingest(
+    application: str, broker: str | None, redis: str | None, config_path: Path | None
+) -> None:
+    """Keep the features of APP up with its live topics, in Feast on Redis.
+
+    Several may run: the partitions are shared among them. SIGTERM or Ctrl-C ends it, and the same
+    command goes on from there. Events that can't be used go to the dead letters' topic.
+    """
+    from streaming.__main__ import load_application
+    from streaming.ingest.run import run
+
+    config = configured(config_path)
+    if broker:
+        config = replace(config, kafka=replace(config.kafka, bootstrap=broker))
+    run(load_application(application), config, redis or config.redis.address())

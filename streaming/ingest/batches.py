@@ -1,0 +1,164 @@
+"""What ingest does with records, whoever delivers them: no Faust in it, and no event loop.
+
+A batch is read once (`read`), and written until it is (`write`): both may be repeated, and end in
+the same rows. `write` returns what is to be sent to the topic `items`; the source is acknowledged
+when that is sent, and `flush` has put the rows' history on the disk.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from features.codec import Bad
+from features.columns import Events
+from features.events import FEEDBACK, IMPRESSIONS
+from features.fold import Fold
+from features.rows import event_keys, stored_kinds
+from features.store import Rows, Store
+from features.windows import Windows
+from streaming.application import Application
+from streaming.dead_letters import DeadLetters
+from streaming.eventlog import Chunk
+from streaming.ingest import items
+from streaming.ingest.sightings import Recall, Sightings
+from streaming.topics import ITEMS
+
+BY_USER, BY_ITEM = ("all", "user", "pair"), ("item",)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Events that change rows of one writer: what `sources` they are from, and how far those are
+    `covered` with them. `partition` is that of the topic that they were read from."""
+
+    partition: int
+    sources: list[tuple[str, int]]
+    covered: dict[tuple[str, int], int]
+    time_ms: int
+    events: Events
+
+
+class Batches:
+    """Records of one application's topics into rows of `store`."""
+
+    def __init__(
+        self,
+        app: Application,
+        log: Recall,
+        store: Store,
+        letters: DeadLetters,
+        item_partitions: int,
+    ) -> None:
+        self._app, self._log, self._store, self._letters = app, log, store, letters
+        self._windows = Windows(app.schema, app.aggregates)
+        kinds = stored_kinds(app.aggregates)
+        self._folds = {kind: Fold(app.schema, app.aggregates, kind) for kind in kinds}
+        self._item_partitions = item_partitions if "item" in kinds else 0
+        self._sightings: dict[tuple[str, int], Sightings] = {}
+
+    def read(self, chunks: Iterable[Chunk]) -> list[Part]:
+        """Of impressions and feedback: each event once, by partition. Bad records become dead
+        letters. Raises ConnectionError where the log has to be read again, and can't be."""
+        parts: dict[int, list[tuple[tuple[str, int], Sightings, Events]]] = defaultdict(list)
+        bad: list[Bad] = []
+        for chunk in chunks:
+            tp = (chunk.topic, chunk.partition)
+            events, some_bad = self._windows.codec.decode(*chunk)
+            seen = self._sightings_at(tp, chunk)
+            bad += some_bad
+            parts[chunk.partition].append((tp, seen, seen.take(events, chunk.next_offset)))
+        self._letters.add(bad)
+        return [_part(partition, several) for partition, several in parts.items()]
+
+    def read_items(self, chunks: Iterable[Chunk]) -> list[Part]:
+        """The same of the topic `items`."""
+        parts = []
+        for chunk in chunks:
+            said, bad = [], []
+            for offset, value in zip(chunk.offsets, chunk.values, strict=True):
+                try:
+                    said.append(items.read(self._windows.codec, value or b""))
+                except ValueError as error:
+                    bad.append(Bad(ITEMS, chunk.partition, offset, str(error), value or b""))
+            self._letters.add(bad)
+            if said:
+                parts.append(_item_part(chunk.partition, said))
+        return parts
+
+    def write(self, part: Part) -> list[tuple[int, bytes]]:
+        """Writes the rows of users, pairs and the partition. Returns partition and value of records
+        for the topic `items`. Raises StoreUnavailable; then call it again."""
+        self._fold(part, BY_USER)
+        return list(self._by_item(part)) if self._item_partitions else []
+
+    def write_items(self, part: Part) -> None:
+        """Writes the rows of items; raises StoreUnavailable."""
+        self._fold(part, BY_ITEM)
+
+    def _sightings_at(self, tp: tuple[str, int], chunk: Chunk) -> Sightings:
+        seen = self._sightings.get(tp)
+        if seen is None or seen.next_offset != chunk.offsets[0]:
+            app, codec = self._app, self._windows.codec
+            seen = self._log.sightings(app, codec, tp, chunk.offsets[0], chunk.timestamps_ms[0])
+            self._sightings[tp] = seen
+        return seen
+
+    def _fold(self, part: Part, kinds: tuple[str, ...]) -> None:
+        if not len(part.events):
+            return
+        keys = event_keys(self._windows, part.events, part.partition)
+        keys = {kind: keys[kind] for kind in kinds if kind in keys}
+        found = self._store.read({kind: np.unique(k) for kind, k in keys.items()})
+        for kind, of_kind in keys.items():
+            rows: Rows = self._folds[kind].rows(
+                found[kind], part.events, of_kind, part.sources, part.covered, part.time_ms
+            )
+            self._store.write(kind, rows)
+
+    def _by_item(self, part: Part) -> Iterator[tuple[int, bytes]]:
+        for index, tp in enumerate(part.sources):
+            events = part.events.take(part.events.partition == index)
+            if len(events):
+                yield from items.records(
+                    self._windows, events, tp, part.covered[tp], part.time_ms, self._item_partitions
+                )
+
+
+def _part(partition: int, several: list[tuple[tuple[str, int], Sightings, Events]]) -> Part:
+    events = [
+        replace(events, partition=np.full(len(events), index, np.int32))
+        for index, (_, _, events) in enumerate(several)
+    ]
+    return Part(
+        partition,
+        [tp for tp, _, _ in several],
+        {tp: seen.next_offset for tp, seen, _ in several},
+        max(seen.time_ms for _, seen, _ in several),
+        _in_order(Events.concatenate(events)),
+    )
+
+
+def _item_part(partition: int, said: list[tuple[items.ItemEvents, Events]]) -> Part:
+    sources = [(topic, p) for topic in (IMPRESSIONS, FEEDBACK) for p in _partitions(said)]
+    covered: dict[tuple[str, int], int] = {}
+    parts = []
+    for record, events in said:
+        tp = (record.topic, record.partition)
+        new = events.offset >= covered.get(tp, 0)  # what is sent again follows what was sent
+        covered[tp] = max(covered.get(tp, 0), record.covered)
+        index = np.full(len(events), sources.index(tp), np.int32)
+        parts.append(replace(events, partition=index).take(new))
+    time_ms = max(record.time_ms for record, _ in said)
+    return Part(partition, sources, covered, time_ms, _in_order(Events.concatenate(parts)))
+
+
+def _partitions(said: list[tuple[items.ItemEvents, Events]]) -> list[int]:
+    return sorted({record.partition for record, _ in said})
+
+
+def _in_order(events: Events) -> Events:
+    return events.take(np.lexsort((events.id, events.rank, events.e)))

@@ -1,0 +1,71 @@
+"""The ingest worker of one process, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from features.feast_store import FeastStore
+from features.rows import stored_kinds
+from features.windows import Windows
+from streaming.application import Application
+from streaming.config import Config
+from streaming.dlq import AT, DeadLetterTopic
+from streaming.eventlog import EventLog
+from streaming.ingest.batches import Batches
+from streaming.ingest.sightings import Recall
+from streaming.ingest.worker import Worker
+from streaming.state_folder import state_folder
+from streaming.topics import DEAD, ITEMS, live_partitions, open_log, prefix
+
+log = logging.getLogger("freshet.ingest")
+KNOWN_LETTERS = 100_000
+"""Dead letters of before that are not written again."""
+
+
+def run(app: Application, config: Config, redis: str) -> None:
+    """Until SIGTERM or SIGINT. Raises ValueError for what the user can mend, ConnectionError where
+    no broker answers, StoreUnavailable where Redis does not when it starts."""
+    kafka = config.kafka
+    if not stored_kinds(app.aggregates):
+        raise ValueError(f"application {app.name!r} has no Aggregates: nothing to ingest")
+    there = live_partitions(
+        kafka.bootstrap, app.name, kafka.properties(), ("impressions", "feedback", ITEMS)
+    )
+    if there["impressions"] != there["feedback"]:
+        raise ValueError(
+            f"topics impressions and feedback of {app.name!r} have {there['impressions']} and "
+            f"{there['feedback']} partitions: expected as many, for what a user does to be together"
+        )
+    folder = Path(config.features.folder or state_folder(app.name, "features"))
+    with ExitStack() as stack:
+        source = {name: n for name, n in there.items() if name != ITEMS}
+        recall = Recall(kafka.bootstrap, source, prefix(app.name), kafka.properties())
+        stack.enter_context(closing(recall))
+        dead = stack.enter_context(closing(open_log(kafka, app.name, DEAD)))
+        windows = Windows(app.schema, app.aggregates)
+        store = stack.enter_context(closing(FeastStore(redis, app.name, folder, windows)))
+        store.read({})
+        store.apply()
+        batches = Batches(app, recall, store, _letters(dead), there[ITEMS])
+        asyncio.run(_until_signalled(app, config, batches, store))
+
+
+def _letters(dead: EventLog) -> DeadLetterTopic:
+    return DeadLetterTopic(dead, "ingest", max(0, dead.end_position()[AT] - KNOWN_LETTERS))
+
+
+async def _until_signalled(
+    app: Application, config: Config, batches: Batches, store: FeastStore
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    kafka, instance = config.kafka, config.ingest.instance
+    worker = Worker(app.name, kafka, instance, batches, store.flush, stop, lambda error: None)
+    await worker.run()
+    log.info("ended: all that was written is acknowledged")

@@ -1,0 +1,230 @@
+"""`freshet ingest`: a Faust worker that keeps the feature store up with the live topics.
+
+Two agents, one for the events by user and one for the events by item. Faust brings the records and
+looks after the consumer group; all else is in `batches`. The steps of a batch: 1 read it, 2 write
+the users' rows, 3 send the events on by item, and later, for several batches at once, 4 put the
+rows' history on the disk, 5 acknowledge. Killed after any of them, the batch is delivered again and
+changes nothing that is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import faust
+from faust.types import EventT
+from faust.types.auth import CredentialsT
+
+from features.events import FEEDBACK, IMPRESSIONS
+from features.store import StoreUnavailable
+from streaming.eventlog import Chunk
+from streaming.ingest.batches import Batches, Part
+from streaming.sections import Kafka
+from streaming.topics import ITEMS, prefix
+
+log = logging.getLogger("freshet.ingest")
+
+MOST, WITHIN_S = 4_000, 0.1
+"""Records in a batch, and how long it waits for them."""
+FLUSH_S, FLUSH_RECORDS = 30.0, 20_000
+"""Acknowledged together: what a worker that died leaves to be delivered again."""
+RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
+PASSING = (StoreUnavailable, ConnectionError)
+T = TypeVar("T")
+
+
+class Stopping(Exception):
+    """Asked to stop while a server is away: what is at hand is left for the next start."""
+
+
+class Worker:
+    """Runs until `stop`. What it can't go on from, it raises, and acknowledges nothing more."""
+
+    def __init__(
+        self,
+        app: str,
+        kafka: Kafka,
+        instance: str,
+        batches: Batches,
+        flush: Callable[[], None],
+        stop: asyncio.Event,
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self._batches, self._flush, self._stop, self._on_error = batches, flush, stop, on_error
+        self._failed: Exception | None = None
+        self._busy = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "freshet-ingest")
+        self._written: list[EventT] = []
+        self._prefix = prefix(app)
+        self._faust = faust.App(f"freshet-{app}-ingest", **settings(kafka, instance))
+        raw: dict[str, Any] = {"key_serializer": "raw", "value_serializer": "raw"}
+        source, self._items = (
+            self._faust.topic(*(self._prefix + name for name in names), **raw)
+            for names in ((IMPRESSIONS, FEEDBACK), (ITEMS,))
+        )
+        self._faust.agent(source, name="freshet.events")(self._events)
+        self._faust.agent(self._items, name="freshet.items")(self._by_item)
+        self._faust.on_partitions_revoked.connect(self._revoked, weak=False)
+
+    async def run(self) -> None:
+        """Raises ConnectionError where no broker answers, and what stopped it."""
+        try:
+            await self._faust.start()
+            ended = asyncio.create_task(self._faust.wait_until_stopped())
+            flushing = asyncio.create_task(self._flushing())
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait({ended, stop, flushing}, return_when=asyncio.FIRST_COMPLETED)
+            flushing.cancel()
+            async with self._busy:
+                self._stop.set()
+                if self._failed is None:
+                    await self._acknowledge()
+        finally:
+            await self._faust.stop()
+            self._thread.shutdown()
+        if self._failed is not None:
+            raise self._failed
+        if self._faust.crash_reason is not None:
+            raise ConnectionError(f"kafka: {self._faust.crash_reason}")
+
+    async def _events(self, stream: Any) -> None:
+        async for events in stream.noack_take(MOST, within=WITHIN_S):
+            await self._batch(events, self._batches.read, self._write)
+
+    async def _by_item(self, stream: Any) -> None:
+        async for events in stream.noack_take(MOST // 100, within=WITHIN_S):
+            await self._batch(events, self._batches.read_items, self._write_items)
+
+    async def _batch(
+        self,
+        events: Sequence[EventT],
+        read: Callable[[list[Chunk]], list[Part]],
+        write: Callable[[Part], Awaitable[None]],
+    ) -> None:
+        """One batch, under the lock; whatever it raises ends the worker, not the agent: Faust
+        acknowledges what its agent failed at."""
+        async with self._busy:
+            if self._stop.is_set():
+                return
+            ours = self._faust.consumer.assignment()
+            events = [event for event in events if event.message.tp in ours]
+            try:
+                for part in await self._until_done(read, self._chunks(events)):
+                    await write(part)
+                self._written += events
+                if len(self._written) >= FLUSH_RECORDS:
+                    await self._acknowledge()
+            except Stopping:
+                return
+            except Exception as error:
+                self._failed = error
+                self._stop.set()
+
+    async def _write(self, part: Part) -> None:
+        records = await self._until_done(self._batches.write, part)
+        while records:
+            sent = [await self._items.send(value=v, partition=p) for p, v in records]
+            answers = await asyncio.gather(*sent, return_exceptions=True)
+            failed = [a for a in answers if isinstance(a, BaseException)]
+            if not failed:
+                return
+            await self._away(failed[0], RETRY_S)
+
+    async def _write_items(self, part: Part) -> None:
+        await self._until_done(self._batches.write_items, part)
+
+    def _chunks(self, events: Sequence[EventT]) -> list[Chunk]:
+        """The records as the log's own chunks, one for each partition."""
+        of: dict[tuple[str, int], Chunk] = {}
+        for event in events:
+            m = event.message
+            topic = m.topic.removeprefix(self._prefix)
+            chunk = of.setdefault((topic, m.partition), Chunk(topic, m.partition, [], [], []))
+            chunk.offsets.append(m.offset)
+            chunk.timestamps_ms.append(round(m.timestamp * 1000))
+            chunk.values.append(m.value)
+        return list(of.values())
+
+    async def _until_done(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` returns, from the worker's thread; tried again for as long as a server is
+        away, ever more slowly."""
+        wait_s = RETRY_S
+        while True:
+            try:
+                return await self._in_thread(work, *arguments)
+            except PASSING as error:
+                await self._away(error, wait_s)
+                wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, work, *arguments)
+
+    async def _away(self, error: BaseException, wait_s: float) -> None:
+        """Says that a server did not answer, and waits; raises Stopping when asked to stop."""
+        log.warning("not written, tried again in %.1f s: %s", wait_s, error)
+        self._on_error(error)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), wait_s)
+            raise Stopping
+
+    async def _flushing(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            async with self._busy:
+                await self._acknowledge()
+
+    async def _acknowledge(self) -> None:
+        """All that is written, once its history is on the disk."""
+        events, self._written = self._written, []
+        if events:
+            await self._in_thread(self._flush)
+            for event in events:
+                event.ack()
+
+    async def _revoked(self, *_: Any, **__: Any) -> None:
+        """The batch at hand is finished before another worker gets its partitions."""
+        async with self._busy:
+            await self._acknowledge()
+
+
+def settings(kafka: Kafka, instance: str) -> dict[str, Any]:
+    """Faust's settings: no tables, no web server, no topics of its own."""
+    return {
+        "broker": [f"aiokafka://{address.strip()}" for address in kafka.bootstrap.split(",")],
+        "broker_credentials": _credentials(kafka),
+        "broker_session_timeout": 10.0,
+        "broker_heartbeat_interval": 2.0,
+        "broker_commit_interval": 1.0,
+        "consumer_group_instance_id": instance or None,
+        "consumer_auto_offset_reset": "earliest",
+        "producer_compression_type": "lz4",
+        "producer_max_request_size": 1_048_000,
+        "store": "memory://",
+        "stream_wait_empty": False,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "web_enabled": False,
+    }
+
+
+def _credentials(kafka: Kafka) -> CredentialsT | None:
+    context = None
+    if kafka.security_protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=kafka.ssl_ca or None)
+        if kafka.ssl_certificate:
+            context.load_cert_chain(kafka.ssl_certificate, kafka.ssl_key)
+    if kafka.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka.sasl_username,
+            password=kafka.sasl_password.reveal(),
+            mechanism=kafka.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
