@@ -1,4 +1,4 @@
-"""What the pure code knows of every entity after a whole log: the merge, and the windows after it."""
+"""What the pure code knows of every entity after a whole log: the merge, then the windows."""
 
 from __future__ import annotations
 

@@ -3,10 +3,6 @@ what can't be used is a dead letter; and it waits for a store that is away."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +15,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
 from pure_windows import differing
 from replays import LOGS
+from workers import Command
 
 from features.feast_store import FeastStore
 from features.windows import Windows
@@ -70,21 +67,16 @@ class Topics:
             end[topic, p] for topic in ("impressions", "feedback") for p in range(PARTITIONS)
         )
 
-    @contextmanager
-    def ingest(self, url: str) -> Iterator[subprocess.Popen[str]]:
+    def ingest(self, url: str, instance: str = "one") -> Command:
         """The worker's process; killed if it is still there at the end."""
-        environ = os.environ | {
+        environ = {
             "FRESHET_KAFKA__BOOTSTRAP": self.broker,
             "FRESHET_REDIS__URL": url,
             "FRESHET_FEATURES__FOLDER": str(self.folder / "features"),
-            "FRESHET_INGEST__INSTANCE": "one",
+            "FRESHET_INGEST__INSTANCE": instance,
         }
-        command = [sys.executable, "-m", "streaming", "ingest", f"{self.file}:app"]
-        with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        words = ["ingest", f"{self.file}:app"]
+        return Command(words, environ, self.folder / f"{instance}.log")
 
     def differing(self, url: str) -> dict[str, int]:
         windows = Windows(self.app.schema, self.app.aggregates)
@@ -102,23 +94,6 @@ def topics(broker: str, folder: Path, data: Path, rows: int | None) -> Iterator[
         made.log.close()
 
 
-def until(process: subprocess.Popen[str], true) -> None:
-    while not true():
-        assert process.poll() is None, process.communicate()[1]
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def stopped(process: subprocess.Popen[str]) -> str:
-    """Ended by SIGTERM, in time; what it said on stderr."""
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=10)[1]
-    assert process.returncode == 0, errors
-    return errors
-
-
 def commands(client: redis.Redis) -> int:
     return int(client.info("stats")["total_commands_processed"])
 
@@ -132,25 +107,24 @@ def test_online_equals_replay_after_twenty_kills(
         acknowledged = set()
         for kill in range(1, KILLS + 1):
             before = commands(redis_client)
-            with made.ingest(redis_url) as process:
-                until(process, lambda n=before + kill * 2_000: commands(redis_client) >= n)
-                process.kill()
-                process.wait()
+            with made.ingest(redis_url) as worker:
+                worker.until(lambda n=before + kill * 4_000: commands(redis_client) >= n)
+                worker.kill()
             acknowledged.add(made.acknowledged())
         assert max(acknowledged) < made.records, "it was not killed in the middle"
         assert len(acknowledged) > 1, "it never acknowledged anything"
-        with made.ingest(redis_url) as process:
-            until(process, lambda: sum(made.differing(redis_url).values()) == 0)
-            stopped(process)
+        with made.ingest(redis_url) as worker:
+            worker.until(lambda: sum(made.differing(redis_url).values()) == 0)
+            worker.stop()
         assert made.acknowledged() == made.records
 
 
 def test_two_share_the_work(kafka, data_dir, redis_client, redis_url, tmp_path):
     with topics(kafka, tmp_path, data_dir, 8_000) as made:
         with made.ingest(redis_url) as one:
-            until(one, lambda: redis_client.dbsize() > 100)
-            with made.ingest(redis_url) as other:
-                until(other, lambda: made.acknowledged() == made.records)
-                stopped(one)
-                stopped(other)
-        assert sum(made.differing(redis_url).values()) == 0
+            one.until(lambda: redis_client.dbsize() > 100)
+            with made.ingest(redis_url, "two") as two:
+                two.until(lambda: sum(made.differing(redis_url).values()) == 0)
+                one.stop()
+                two.stop()
+        assert made.acknowledged() == made.records
