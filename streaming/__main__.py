@@ -8,12 +8,14 @@ import json
 import logging
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streaming.cli_bench import bench
+from streaming.cli_config import configured, with_config
 from streaming.cli_ingest import ingest
 from streaming.cli_learn import learn
 from streaming.cli_log import dlq, produce, topics
@@ -34,6 +36,7 @@ def cli(verbose: bool) -> None:
     freshet demo                                  watch it learn, in the browser
     freshet replay kuairand --log events.parquet  a historical log, as fast as it goes
     freshet replay my_app.py:app --log my.parquet an application of your own
+    freshet replay kuairand --live                what the live topics hold
     freshet produce kuairand --log events.parquet a historical log, into live topics
     freshet learn kuairand                        the live topics, for months
     """
@@ -93,12 +96,16 @@ def load_application(name: str) -> Application:
     help="The medium the events go through.",
 )
 @click.option(
-    "--broker",
-    default="localhost:9092",
-    show_default=True,
-    metavar="HOST:PORT",
-    help="Kafka, for --via kafka.",
+    "--live",
+    is_flag=True,
+    help="Replay the live topics, as far as they go now, instead of a --log.",
 )
+@click.option(
+    "--broker",
+    metavar="HOST:PORT",
+    help="Kafka, for --live and --via kafka, instead of kafka.bootstrap.",
+)
+@with_config
 @click.option(
     "--partitions",
     type=click.IntRange(1, 1024),
@@ -166,6 +173,8 @@ def replay(
     settings: tuple[str, ...],
     report_path: Path | None,
     as_json: bool,
+    broker: str | None,
+    config_path: Path | None,
     **options: Any,
 ) -> None:
     """Learn from a historical log as if it were live, and report.
@@ -173,6 +182,7 @@ def replay(
     APP is an application of ours (simulated, kuairand, movielens, elec2) or yours, file.py:object.
     The same log, settings and seed give the same state_hash, whatever the medium, the number of
     partitions, or the interruptions: with --checkpoints, run the same command again to go on.
+    With --live it is the state that `freshet learn` has, or would have, of the same topics.
     """
     from streaming.collector import tune
     from streaming.progress import Progress, summary
@@ -181,11 +191,12 @@ def replay(
     for path in (report_path, options["predictions"], options["dead_letters"]):
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"{str(path)!r}: its folder is not there")
+    kafka = configured(config_path).kafka
+    if broker:
+        kafka = replace(kafka, bootstrap=broker)
     app = load_application(application).with_settings(settings)
     progress = Progress(app.schema, quiet=as_json and not sys.stderr.isatty())
-    job = Replay(
-        app, log_path, options.pop("via"), options.pop("broker"), on_step=progress.step, **options
-    )
+    job = Replay(app, log_path, kafka=kafka, on_step=progress.step, **options)
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: (received.append(n), job.stop.set()))  # type: ignore[func-returns-value]

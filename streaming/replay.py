@@ -1,4 +1,4 @@
-"""A historical log through the learner, as fast as it goes."""
+"""A historical log, or what the live topics hold, through the learner, as fast as it goes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,12 +20,15 @@ from streaming.application import Application, Row, Shown
 from streaming.checkpoint import Checkpoints
 from streaming.dead_letters import DeadLetters
 from streaming.eventlog import EventLog, MemoryLog
-from streaming.history import produce, read_rows, side_tables, topics
+from streaming.history import Produced, produce, read_rows, side_tables, topics
+from streaming.kafkalog import KafkaLog
 from streaming.learn import Loop, learn
 from streaming.learner import Learner, Step
+from streaming.live_log import LiveLog
 from streaming.predictions import Predictions
 from streaming.registry import MemoryRegistry, Registry
 from streaming.report import fingerprint, report
+from streaming.sections import Kafka
 
 log = logging.getLogger("freshet.replay")
 MEDIA = ("memory", "parquet", "kafka")
@@ -34,13 +37,15 @@ ROWS_OF_A_SOURCE = 200_000
 
 @dataclass
 class Replay:
-    """What to replay, and how. `controls` are commands to merge in; `copies` delivers every event
-    so many times."""
+    """What to replay, and how. `live` replays the live topics as far as they go now, on `kafka`;
+    else it is the file `log`, through the medium `via`, with `controls` merged in, and every event
+    delivered `copies` times."""
 
     app: Application
     log: Path | None = None
     via: str = "memory"
-    broker: str = "localhost:9092"
+    live: bool = False
+    kafka: Kafka = field(default_factory=Kafka)
     partitions: int = 1
     redis: str | None = None
     seed: int = 0
@@ -61,18 +66,18 @@ class Replay:
         server does not answer.
         """
         started = time.perf_counter()
-        rows = self._rows()
-        tables = side_tables(self.app, self.log)
-        try:
-            learner = Learner(self.app, topics(self.partitions), self.seed)
-        except (RuntimeError, TypeError, MemoryError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"application {self.app.name!r} can't be built: {reason}") from None
+        rows, tables = self._rows()
         with ExitStack() as stack:
             events = stack.enter_context(self._medium())
-            made = produce(
-                self.app, events, learner.codec, rows, tables, self.controls, self.copies, self.stop
-            )
+            learner = self._learner(events.topics)
+            if isinstance(events, LiveLog):
+                made = Produced(0, [], events.identity())
+                learner.position.update(events.first_position())
+            else:
+                made = produce(
+                    self.app, events, learner.codec, rows, tables,
+                    self.controls, self.copies, self.stop,
+                )  # fmt: skip
             if self.stop.is_set():
                 return None
             if not made.events and made.bad:
@@ -114,14 +119,29 @@ class Replay:
         out["events"]["bad"] += len(made.bad)
         return out
 
-    def _rows(self) -> Iterable[Row | Shown]:
+    def _rows(self) -> tuple[Iterable[Row | Shown], Mapping[str, Any]]:
+        """The historical log's rows and side tables; none where it is the live topics."""
+        if self.live:
+            if self.log is not None or self.limit is not None:
+                raise ValueError("--live replays the live topics: leave out --log and --limit")
+            return (), {}
         if self.log is not None:
-            return read_rows(self.app, self.log, self.limit)
-        if self.app.source is None:
+            rows: Iterable[Row | Shown] = read_rows(self.app, self.log, self.limit)
+        elif self.app.source is None:
             raise ValueError(
-                f"application {self.app.name!r} makes no log of its own: give --log PATH"
+                f"application {self.app.name!r} makes no log of its own: give --log PATH, or --live"
             )
-        return islice(self.app.source(), ROWS_OF_A_SOURCE if self.limit is None else self.limit)
+        else:
+            most = ROWS_OF_A_SOURCE if self.limit is None else self.limit
+            rows = islice(self.app.source(), most)
+        return rows, side_tables(self.app, self.log)
+
+    def _learner(self, topics: dict[str, int]) -> Learner:
+        try:
+            return Learner(self.app, topics, self.seed)
+        except (RuntimeError, TypeError, MemoryError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"application {self.app.name!r} can't be built: {reason}") from None
 
     def _go_on(
         self, learner: Learner, registry: Registry, checkpoints: Checkpoints | None, digest: str
@@ -168,9 +188,13 @@ class Replay:
 
     @contextmanager
     def _medium(self) -> Iterator[EventLog]:
-        """An empty log in memory, in a temporary folder, or in topics of its own, removed after."""
+        """The live topics; or an empty log in memory, in a temporary folder, or in topics of its
+        own, removed after."""
         names = topics(self.partitions)
-        if self.via == "memory":
+        if self.live:
+            with closing(LiveLog(self.kafka, self.app.name)) as live:
+                yield live
+        elif self.via == "memory":
             yield MemoryLog(names)
         elif self.via == "parquet":
             from streaming.parquetlog import ParquetLog
@@ -180,10 +204,8 @@ class Replay:
                 yield events
                 events.close()
         elif self.via == "kafka":
-            from streaming.kafkalog import KafkaLog
-
             prefix = f"freshet.{self.app.name}.replay-{uuid.uuid4().hex[:12]}."
-            kafka = KafkaLog(self.broker, names, prefix)
+            kafka = KafkaLog(self.kafka.bootstrap, names, prefix, self.kafka.properties())
             try:
                 kafka.create_topics()
                 yield kafka

@@ -27,8 +27,11 @@ from streaming.__main__ import load_application
 from streaming.application import Application
 from streaming.bundled import bundled_redis
 from streaming.checkpoint import Checkpoints
+from streaming.dead_letters import DeadLetters
 from streaming.history import produce, read_rows, side_tables
+from streaming.produce import Production
 from streaming.redis_registry import RedisRegistry
+from streaming.replay import Replay
 from streaming.sections import Kafka
 from streaming.topics import create, open_log, prefix
 
@@ -164,6 +167,23 @@ def test_the_live_run_is_a_replay(whole, undisturbed, redis_client, redis_url, t
     registry.close()
     assert latest is not None and latest.order == (1, report["steps"])
     assert whole.committed() == whole.log.end_position()
+    again = Replay(whole.app, live=True, kafka=Kafka(whole.broker)).run()
+    assert again is not None and again["state_hash"] == report["state_hash"]
+    assert again["tasks"] == report["tasks"]
+
+
+def test_a_replay_of_live_topics_goes_on_where_they_ended_before(kafka, halves, tmp_path):
+    with live_topics(kafka, tmp_path) as made:
+        app, log, where = made.app, made.log, Kafka(kafka)
+        past = halves[0]
+        Production(app, log, DeadLetters()).run(read_rows(app, past), side_tables(app, past))
+        first = Replay(app, live=True, kafka=where, checkpoints=tmp_path / "state").run()
+        made.produce(halves[1])
+        second = Replay(app, live=True, kafka=where, checkpoints=tmp_path / "state").run()
+        whole = Replay(app, live=True, kafka=where).run()
+    assert first is not None and second is not None and whole is not None
+    assert 0 < first["examples"] < second["examples"] == whole["examples"]
+    assert second["state_hash"] == whole["state_hash"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill-9", "sigterm"])

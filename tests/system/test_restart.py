@@ -23,6 +23,7 @@ from streaming.learn import Loop, learn
 from streaming.learner import Learner
 from streaming.registry import MemoryRegistry, Published, RegistryUnavailable
 from streaming.replay import Replay
+from streaming.sections import Kafka
 
 LIMIT = 8_000
 EVERY = 20
@@ -96,7 +97,7 @@ def run_for(steps: int, data_dir: Path, options: dict) -> dict | None:
 
 def test_stopped_at_any_cut_through_kafka_and_gone_on_from(undisturbed, data_dir, tmp_path, kafka):
     """Every topic is made anew, so the positions of the checkpoint are the whole hand-over."""
-    options = dict(via="kafka", broker=kafka, partitions=4, limit=LIMIT, checkpoints=tmp_path)
+    options = dict(via="kafka", kafka=Kafka(kafka), partitions=4, limit=LIMIT, checkpoints=tmp_path)
     report, stops = None, 0
     while report is None:
         report = run_for(37, data_dir, options)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from replays import predictions, replayed
 
+from streaming.sections import Kafka
+
 
 @pytest.fixture(scope="module")
 def kuairand_hash(data_dir) -> str:
@@ -20,7 +22,7 @@ def movielens_hash(data_dir) -> str:
 @pytest.mark.parametrize("partitions", [1, 4])
 @pytest.mark.parametrize("via", ["memory", "parquet", "kafka"])
 def test_kuairand_has_one_hash(data_dir, kuairand_hash, via, partitions, copies, request):
-    broker = {"broker": request.getfixturevalue("kafka")} if via == "kafka" else {}
+    broker = {"kafka": Kafka(request.getfixturevalue("kafka"))} if via == "kafka" else {}
     report = replayed("kuairand", data_dir, via=via, partitions=partitions, copies=copies, **broker)
     assert report["state_hash"] == kuairand_hash
     assert report["examples"] == 41_828 - 116  # the log's exact duplicates
@@ -29,7 +31,7 @@ def test_kuairand_has_one_hash(data_dir, kuairand_hash, via, partitions, copies,
 
 @pytest.mark.parametrize(("via", "partitions"), [("parquet", 1), ("memory", 4), ("kafka", 3)])
 def test_movielens_with_its_ties_has_one_hash(data_dir, movielens_hash, via, partitions, request):
-    broker = {"broker": request.getfixturevalue("kafka")} if via == "kafka" else {}
+    broker = {"kafka": Kafka(request.getfixturevalue("kafka"))} if via == "kafka" else {}
     report = replayed("movielens", data_dir, via=via, partitions=partitions, **broker)
     assert report["state_hash"] == movielens_hash
 
