@@ -36,13 +36,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 class FeastStore:
     """Rows of application `app` on the Redis at `url`; Feast's registry and the Parquet parts lie
-    in `folder`.
+    in `folder`, the parts for `keep_days` (None: for ever).
 
     Every method raises StoreUnavailable where Redis does not answer within `timeout_s` a try.
     """
 
     def __init__(
-        self, url: str, app: str, folder: Path | str, windows: Windows, timeout_s: float = 5.0
+        self,
+        url: str,
+        app: str,
+        folder: Path | str,
+        windows: Windows,
+        timeout_s: float = 5.0,
+        keep_days: float | None = None,
     ) -> None:
         self.project = project_name(app)
         self.folder = Path(folder).resolve()
@@ -56,7 +62,7 @@ class FeastStore:
         )
         self._names = {k: KeyLayout(self.project, f"{k}_key") for k in self._layouts}
         self._fields = {k: (field_name(k, "row"), field_name(k, "as_of")) for k in self._layouts}
-        self._parts = OfflineParts(self.folder / "offline", self._layouts)
+        self._parts = OfflineParts(self.folder / "offline", self._layouts, keep_days)
         self._feast: Any = None
         self._online: Any = None
         self._views: dict[str, Any] = {}

@@ -133,9 +133,14 @@ class Redis:
 @dataclass(frozen=True)
 class Features:
     """The feature store, on the Redis of `redis`. `folder` holds Feast's registry and the Parquet
-    parts; it is by default in the user's XDG state folder."""
+    parts; it is by default in the user's XDG state folder. The parts, each row as it was at each
+    write, stay for `keep_days`; 0 is for ever."""
 
     folder: str = ""
+    keep_days: int = 7
+
+    def __post_init__(self) -> None:
+        _within("features.keep_days", self.keep_days, 0, 100_000)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ def run(app: Application, config: Config, redis: str) -> None:
         stack.enter_context(closing(recall))
         dead = stack.enter_context(closing(open_log(kafka, app.name, DEAD)))
         windows = Windows(app.schema, app.aggregates)
-        store = stack.enter_context(closing(FeastStore(redis, app.name, folder, windows)))
+        keep_days = config.features.keep_days or None
+        store = FeastStore(redis, app.name, folder, windows, keep_days=keep_days)
+        stack.enter_context(closing(store))
         store.read({})
         store.apply()
         batches = Batches(app, recall, store, _letters(dead), there[ITEMS])
