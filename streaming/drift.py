@@ -204,8 +204,21 @@ class _Watch:
         before, after = sums[:-1] / k, (sums[-1] - sums[:-1]) / (n - k)
         best = int(np.argmax(np.abs(after - before) * np.sqrt(k * (n - k) / n)))
         change = _Change(float(before[best]), float(after[best]), self._begins[best + 1])
-        self._forget(best + 1)
+        self._move(best + 1, change.after - change.before)
         return change
+
+    def _move(self, split: int, by: float) -> None:
+        """Forget what is before the split, but for what the reference lacks: that is moved along.
+
+        So the spread of before holds about the new level, and the watch goes on at once.
+        """
+        first = min(split, max(0, len(self._values) - self._config.reference))
+        moved = [value + by for value in self._values[first:split]]
+        if all(map(math.isfinite, moved)):
+            self._values[first:split] = moved
+        else:
+            first = split
+        self._forget(first)
 
     def _forget(self, first: int) -> None:
         del self._values[:first], self._begins[:first]

@@ -166,6 +166,26 @@ def test_a_loss_that_fell_is_the_new_measure_of_a_rise() -> None:
     assert event.after == pytest.approx(0.6, abs=0.01)
 
 
+@pytest.mark.parametrize("better", [4, 6, 8, 16])
+def test_a_change_soon_after_one_for_the_better_is_seen(better: int) -> None:
+    """After so few values of 256 labels there is nothing yet to tell the spread by."""
+    batches = constant("loss", levels((60, 0.7), (better, 0.6), (20, 0.68)))
+    config = DriftMonitor.Config(warm_up=0)
+    (event,) = watch(batches, DriftMonitor(["click"], config))
+    assert event.direction == "up"
+    assert event.began_example == (60 + better) * BATCH
+    assert event.before == pytest.approx(0.6, abs=0.01)
+    assert event.after == pytest.approx(0.68, abs=0.01)
+
+
+def test_a_change_too_large_to_move_values_by_leaves_none_that_is_not_finite() -> None:
+    batches = constant("loss", [*levels((20, 0.7)), *[-1e308] * 8], count=1)
+    monitor = DriftMonitor(["click"], DriftMonitor.Config(warm_up=0, block=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert watch(batches, monitor) == []
+    assert set(monitor.state()["click"]["loss"]["values"].tolist()) == {-1e308}
+
+
 def test_the_first_positives_of_a_task_that_had_none_are_seen() -> None:
     batches = constant("label_rate", levels((40, 0.0), (20, 0.2), spread=0.0))
     (event,) = watch(batches, DriftMonitor(["click"], DriftMonitor.Config(warm_up=0)))
