@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import signal
 import subprocess
 import sys
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -16,26 +19,56 @@ from streaming.demo_watch import outcomes
 from streaming.replay import Replay
 
 ROOT = Path(__file__).resolve().parents[2]
+DEMO = [*(sys.executable, "-m", "streaming", "demo"), "--port", "0"]
+NEWS = re.compile(r"example ([\d,]+): (planted|drift|rebalance): .* of click")
+PATIENCE_S = 600.0
+
+
+def until_both_changes_are_told(demo: subprocess.Popen[str]) -> str:
+    """What the demo says until it has told what came of two planted changes, or of a fourth."""
+    assert demo.stdout is not None
+    said = ""
+    told: dict[str, list[int]] = {"planted": [], "drift": [], "rebalance": []}
+    for line in demo.stdout:
+        said += line
+        if found := NEWS.search(line):
+            told[found[2]].append(int(found[1].replace(",", "")))
+        planted = sorted(told["planted"])
+        if len(planted) > 3:
+            break
+        if len(planted) > 1 and all(
+            any(planted[0] < at <= planted[1] for at in told[kind])
+            and any(planted[1] < at for at in told[kind])
+            for kind in ("drift", "rebalance")
+        ):
+            break
+    return said
 
 
 def test_a_short_demo_learns_sees_both_changes_and_reports(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
-    command = [*(sys.executable, "-m", "streaming", "demo"), "--minutes", "0.65", "--port", "0"]
-    done = subprocess.run(
-        [*command, "--report", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(
+        [*DEMO, "--report", str(file)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as demo:  # fmt: skip
+        watchdog = threading.Timer(PATIENCE_S, demo.kill)
+        watchdog.start()
+        said = until_both_changes_are_told(demo)
+        demo.send_signal(signal.SIGINT)
+        said += demo.communicate()[0]
+        watchdog.cancel()
+    assert demo.returncode == 0, said
     out = json.loads(file.read_text())
-    assert "http://127.0.0.1:" in done.stdout and "drift: " in done.stdout
+    assert "http://127.0.0.1:" in said and "drift: " in said
     assert out["events"]["late"] == out["events"]["bad"] == out["quarantined"] == 0
     assert out["examples"] > 20_000
     best = max(point["click"] for point in out["curve"])
     assert best > 0.65
-    assert [(p["kind"], p["task"]) for p in out["planted"]] == [
+    assert [(p["kind"], p["task"]) for p in out["planted"][:2]] == [
         ("preference", "click"),
         ("label_rate", "click"),
     ]
-    for change in out["planted"]:
+    for change in out["planted"][:2]:
         assert change["drift"]["task"] == "click"
         assert 0 < change["delay_examples"] < 4_000
         assert {d["what"] for d in change["rebalance"]} >= {"weight", "tower_lr"}
@@ -46,9 +79,21 @@ def test_a_short_demo_learns_sees_both_changes_and_reports(tmp_path: Path) -> No
     }
     fresh = out["freshness"]
     assert fresh["count"] == out["examples"]
-    assert 0 < fresh["p50_s"] <= fresh["p90_s"] <= fresh["p99_s"] < 10
+    assert 0 < fresh["p50_s"] <= fresh["p90_s"] <= fresh["p99_s"]
     assert out["snapshots"][-1]["version"] == out["steps"]
     assert out["ranked"]["shown"] > 100 and out["ranked"]["clicked"] > 0
+
+
+def test_it_ends_after_the_minutes_it_was_given(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = subprocess.run(
+        [*DEMO, "--minutes", "0.03", "--report", str(file)],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    out = json.loads(file.read_text())
+    assert "for 0.03 min" in done.stdout and out["planted"] == []
+    assert out["snapshots"][-1]["version"] == out["steps"] > 0
 
 
 def replayed(app: Application, limit: int) -> dict:
