@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check requirements
+.PHONY: help install run test soak check requirements
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,10 @@ run: install  ## run the demo (MINUTES=1 ends it after a minute, REPORT=FILE kee
 test: install  ## run all tests, on a real Kafka and a real Redis (KAFKA=host:port names a broker)
 	@infra/needs
 	@$(BIN)/python -m pytest $(TESTS)
+
+soak: install  ## run the workers on LOG=kuairand_events.parquet, looped, for MINUTES (60); is all flat?
+	@infra/soak --log $(or $(LOG),$(error give LOG=FILE, the Parquet file of KuaiRand's events)) \
+	  --minutes $(or $(MINUTES),60) --out $(or $(OUT),soak.jsonl)
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check .

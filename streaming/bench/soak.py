@@ -87,7 +87,7 @@ class Soak:
             folders = {name: self.folder / name for name in ("features", "checkpoints")}
             processes = Processes({**pids, "soak": os.getpid()})
             stores = Stores(self.redis, folders)
-            lags = Lags(self.broker, app.name, topics)
+            lags = stack.enter_context(closing(Lags(self.broker, app.name, topics)))
             started = time.monotonic()
             while not self.stop.wait(self.every_s):
                 now_s = time.monotonic() - started

@@ -9,8 +9,7 @@ from typing import Any
 
 import psutil
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, TopicPartition
 
 from features.events import FEEDBACK, IMPRESSIONS
 from streaming.kafkalog import ANSWER_S, CLIENT_CONFIG, KafkaLog
@@ -49,8 +48,23 @@ class Lags:
     """
 
     def __init__(self, bootstrap: str, app: str, log: KafkaLog) -> None:
-        self._admin = AdminClient({"bootstrap.servers": bootstrap, **CLIENT_CONFIG})
+        # Not by an admin client: its list_consumer_group_offsets brings the process down while a
+        # new broker makes its topic of offsets (librdkafka 2.16).
+        self._consumers = {
+            worker: Consumer(
+                {
+                    **{"bootstrap.servers": bootstrap, **CLIENT_CONFIG},
+                    "group.id": f"freshet-{app}-{worker}",
+                    "enable.auto.commit": False,
+                }
+            )
+            for worker in ("learn", "ingest")
+        }
         self._app, self._log = app, log
+
+    def close(self) -> None:
+        for consumer in self._consumers.values():
+            consumer.close()
 
     def sample(self) -> Sample:
         end = self._log.end_position()
@@ -66,13 +80,11 @@ class Lags:
         }
 
     def _acknowledged(self, worker: str) -> dict[tuple[str, int], int]:
-        asked = [ConsumerGroupTopicPartitions(f"freshet-{self._app}-{worker}")]
-        (answer,) = self._admin.list_consumer_group_offsets(asked).values()
-        try:
-            found = answer.result(ANSWER_S).topic_partitions
-        except KafkaException:  # it has acknowledged nothing yet
-            return {}
-        names = prefix(self._app)
+        names, log = prefix(self._app), self._log
+        asked = [
+            TopicPartition(names + topic, p) for topic, n in log.topics.items() for p in range(n)
+        ]
+        found = self._consumers[worker].committed(asked, ANSWER_S)
         return {(at.topic.removeprefix(names), at.partition): max(0, at.offset) for at in found}
 
 
