@@ -92,7 +92,7 @@ def test_an_offset_lost_since_the_reader_was_opened_is_an_error(
     for i in range(10):
         log.append("t", None, b"%d" % i, 1000, partition=0)
     log.flush()
-    reader = streaming.kafkalog._KafkaReader(
+    reader = streaming.kafkalog.KafkaReader(
         {**streaming.kafkalog.CONSUMER_CONFIG, "bootstrap.servers": kafka},
         topic_prefix,
         {("t", 0): 99},

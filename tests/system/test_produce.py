@@ -21,7 +21,7 @@ from streaming.learner import Learner
 from streaming.registry import MemoryRegistry
 from streaming.replay import Replay
 from streaming.sections import Kafka
-from streaming.topics import DEAD, create, describe, open_log
+from streaming.topics import DEAD, ITEMS, create, describe, open_log
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class Shop:
 
 def test_topics_are_made_described_and_missed(shop):
     missing = shop.run("topics", "describe")
-    assert missing.stdout.count("not there") == 4 and missing.returncode == 0
+    assert missing.stdout.count("not there") == 5 and missing.returncode == 0
     sent = shop.run("produce", more=("--log", "nothing.parquet"))
     assert sent.returncode == 2 and "'nothing.parquet' is not there" in sent.stderr
     made = shop.run("topics", "create")
@@ -70,6 +70,7 @@ def test_topics_are_made_described_and_missed(shop):
         (IMPRESSIONS, 3, 1),
         (FEEDBACK, 3, 0),
         (CONTROL, 1, 0),
+        (ITEMS, 3, 0),
         (DEAD, 1, 0),
     ]
     assert {t["retention_ms"] for t in described} == {-1}
