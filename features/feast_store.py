@@ -47,7 +47,7 @@ class FeastStore:
         app: str,
         folder: Path | str,
         windows: Windows,
-        timeout_s: float = 5.0,
+        timeout_s: float = 2.0,
         keep_days: float | None = None,
     ) -> None:
         self.project = project_name(app)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,8 @@ def ingest(
     Several may run: the partitions are shared among them. SIGTERM or Ctrl-C ends it, and the same
     command goes on from there. Events that can't be used go to the dead letters' topic.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the worker takes them over
+        signal.signal(number, lambda *_: sys.exit(0))
     from streaming.__main__ import load_application
     from streaming.ingest.run import run
 

@@ -25,6 +25,7 @@ class Command:
 
     def __init__(self, words: list[str], environ: Mapping[str, str], said: Path) -> None:
         self.said = said
+        said.touch()
         self._process: Any = _context.Process(target=_main, args=(words, dict(environ), said))
         self._process.start()
 
@@ -46,6 +47,12 @@ class Command:
         """`kill -9`, where it still runs."""
         self._process.kill()
         self._process.join()
+
+    def wait(self, seconds: float = 120) -> int:
+        """The exit code, once it has ended by itself."""
+        self._process.join(seconds)
+        assert not self.running, self.said.read_text()
+        return int(self._process.exitcode)
 
     def stop(self) -> str:
         """SIGTERM; it ends in time, and well. Returns what it said."""

@@ -3,6 +3,8 @@ what can't be used is a dead letter; and it waits for a store that is away."""
 
 from __future__ import annotations
 
+import os
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,9 +22,12 @@ from workers import Command
 from features.feast_store import FeastStore
 from features.windows import Windows
 from streaming.__main__ import load_application
+from streaming.bundled import bundled_redis
+from streaming.dlq import PLACE, letters
+from streaming.eventlog import EventLog
 from streaming.history import produce, read_rows, side_tables
 from streaming.sections import Kafka
-from streaming.topics import ITEMS, create, open_log, prefix
+from streaming.topics import DEAD, ITEMS, create, open_log, prefix
 
 PARTITIONS = 4
 ROWS = 16_000
@@ -32,6 +37,9 @@ from dataclasses import replace
 from streaming.apps.kuairand import app as kuairand
 app = replace(kuairand, name={name!r})
 """
+
+TOLD = """{"v": 1, "type": "feedback", "id": "late", "time_ms": 1660000000000, "impression": 9,
+"kind": "is_click", "value": 1, "user": %s, "item": 1}"""
 
 
 class Topics:
@@ -60,6 +68,12 @@ class Topics:
         partitions = answer.result().topic_partitions
         return sum(max(0, at.offset) for at in partitions if at.topic != items)
 
+    @contextmanager
+    def more(self, *names: str) -> Iterator[EventLog]:
+        """A log of these topics and the impressions."""
+        with closing(open_log(Kafka(self.broker), self.app.name, "impressions", *names)) as log:
+            yield log
+
     @property
     def records(self) -> int:
         end = self.log.end_position()
@@ -67,15 +81,18 @@ class Topics:
             end[topic, p] for topic in ("impressions", "feedback") for p in range(PARTITIONS)
         )
 
+    def settled(self, url: str) -> bool:
+        """Whether all rows are those of the pure code."""
+        return sum(self.differing(url).values()) == 0
+
     def ingest(self, url: str, instance: str = "one") -> Command:
         """The worker's process; killed if it is still there at the end."""
         environ = {
             "FRESHET_KAFKA__BOOTSTRAP": self.broker,
-            "FRESHET_REDIS__URL": url,
             "FRESHET_FEATURES__FOLDER": str(self.folder / "features"),
             "FRESHET_INGEST__INSTANCE": instance,
         }
-        words = ["ingest", f"{self.file}:app"]
+        words = ["ingest", f"{self.file}:app", "--redis", url]
         return Command(words, environ, self.folder / f"{instance}.log")
 
     def differing(self, url: str) -> dict[str, int]:
@@ -114,7 +131,7 @@ def test_online_equals_replay_after_twenty_kills(
         assert max(acknowledged) < made.records, "it was not killed in the middle"
         assert len(acknowledged) > 1, "it never acknowledged anything"
         with made.ingest(redis_url) as worker:
-            worker.until(lambda: sum(made.differing(redis_url).values()) == 0)
+            worker.until(lambda: made.settled(redis_url))
             worker.stop()
         assert made.acknowledged() == made.records
 
@@ -124,7 +141,67 @@ def test_two_share_the_work(kafka, data_dir, redis_client, redis_url, tmp_path):
         with made.ingest(redis_url) as one:
             one.until(lambda: redis_client.dbsize() > 100)
             with made.ingest(redis_url, "two") as two:
-                two.until(lambda: sum(made.differing(redis_url).values()) == 0)
+                two.until(lambda: made.settled(redis_url))
                 one.stop()
                 two.stop()
         assert made.acknowledged() == made.records
+
+
+def test_what_cannot_be_used_is_a_dead_letter_once(
+    kafka, data_dir, redis_client, redis_url, tmp_path
+):
+    with topics(kafka, tmp_path, data_dir, 500) as made, made.more(ITEMS, DEAD) as log:
+        log.append("impressions", b"1", b'{"type": "impre', 1, 0)
+        log.append(ITEMS, None, b'{"v": 1, "topic": "impressions"}', 1, 1)
+        log.flush()
+        for times, end in enumerate((Command.kill, Command.stop), 1):
+            with made.ingest(redis_url) as worker:  # nothing of the first one is acknowledged
+                worker.until(lambda n=times: worker.said.read_text().count("offset=") == 2 * n)
+                worker.until(lambda: len(list(letters(log))) == 2 and made.settled(redis_url))
+                end(worker)
+        places = {tuple(letter.says[name] for name in PLACE) for letter in letters(log)}
+        last = log.end_position()["impressions", 0] - 1
+        assert places == {("impressions", 0, last), (ITEMS, 1, 0)}
+        reasons = {letter.says["topic"]: letter.says["reason"] for letter in letters(log)}
+        assert "truncated" in reasons["impressions"] and "partition" in reasons[ITEMS]
+        assert all(letter.says["worker"] == "ingest" for letter in letters(log))
+
+
+def test_it_waits_for_redis_and_can_be_ended_while_it_waits(kafka, data_dir, tmp_path):
+    with bundled_redis(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
+        pid = client.info("server")["process_id"]
+        with topics(kafka, tmp_path, data_dir, 2_000) as made:
+            with made.ingest(server.url) as worker:
+                worker.until(lambda: client.dbsize() > 100)
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    worker.until(lambda: "not written" in worker.said.read_text())
+                    worker.stop()
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+            assert made.acknowledged() < made.records
+            with made.ingest(server.url) as worker:
+                worker.until(lambda: made.settled(server.url))
+                worker.stop()
+            assert made.acknowledged() == made.records
+
+
+def test_rows_of_another_layout_end_it_in_one_line(
+    kafka, data_dir, redis_client, redis_url, tmp_path
+):
+    with topics(kafka, tmp_path, data_dir, 500) as made:
+        with made.ingest(redis_url) as worker:
+            worker.until(lambda: made.settled(redis_url))
+            worker.stop()
+        acknowledged = made.acknowledged()
+        more = "app = replace(app, aggregates=replace(app.aggregates, history=3))\n"
+        made.file.write_text(made.file.read_text() + more)
+        user = next(read_rows(made.app, data_dir / LOGS["kuairand"]))["user_id"]
+        told = (TOLD % user).encode()
+        made.log.append("feedback", str(user).encode(), told, 1_660_000_000_000)
+        made.log.flush()
+        with made.ingest(redis_url) as worker:
+            code = worker.wait()
+        assert code == 2 and worker.said.read_text().count("\n") == 1, worker.said.read_text()
+        assert "aggregates changed" in worker.said.read_text()
+        assert made.acknowledged() == acknowledged
