@@ -29,10 +29,19 @@ def pack_as_of(offsets: Offsets) -> bytes:
 
 def unpack_as_of(packed: bytes) -> dict[tuple[str, int], int]:
     """What `pack_as_of` took, without the zeros. Raises ValueError for other bytes."""
+    return offsets_of(as_tree(packed))
+
+
+def as_tree(packed: bytes) -> dict[str, list[int]]:
+    """Topic -> next offset by partition. Raises ValueError for bytes that are no packed offsets."""
     try:
-        tree = _decode(packed)
+        return _decode(packed)
     except msgspec.MsgspecError as error:
         raise ValueError(f"as_of is {packed[:40]!r}: expected packed offsets ({error})") from None
+
+
+def offsets_of(tree: Mapping[str, list[int]]) -> dict[tuple[str, int], int]:
+    """A tree's offsets, without the zeros."""
     return {
         (topic, partition): offset
         for topic, row in tree.items()

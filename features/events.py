@@ -33,11 +33,16 @@ Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 
 
 class Features(msgspec.Struct, omit_defaults=True, gc=False):
-    """What an impression was scored with: window features, and the history with its weights."""
+    """What an impression was scored with: window features, and the history with its weights.
+
+    `as_of` says of which stored rows, where they were stored: kind of row -> topic -> of each
+    partition the offset up to which the row covered it. Nothing is learned from it.
+    """
 
     dense: list[float]
     history: list[Id] = []
     weights: list[float] = []
+    as_of: dict[str, dict[str, list[int]]] = {}
 
 
 class Feedback(msgspec.Struct, tag="feedback", tag_field="type", omit_defaults=True, gc=False):

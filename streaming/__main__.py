@@ -19,6 +19,7 @@ from streaming.cli_config import configured, with_config
 from streaming.cli_ingest import ingest
 from streaming.cli_learn import learn
 from streaming.cli_log import dlq, produce, topics
+from streaming.cli_serve import serve
 
 if TYPE_CHECKING:
     from streaming.application import Application
@@ -39,6 +40,7 @@ def cli(verbose: bool) -> None:
     freshet replay kuairand --live                what the live topics hold
     freshet produce kuairand --log events.parquet a historical log, into live topics
     freshet learn kuairand                        the live topics, for months
+    freshet serve kuairand                        rank by what has been learned
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -248,7 +250,7 @@ def demo(minutes: float | None, report_path: Path | None, port: int) -> None:
     run(minutes=minutes, report=report_path, port=port)
 
 
-for command in (ingest, learn, produce, topics, dlq, bench):
+for command in (ingest, learn, serve, produce, topics, dlq, bench):
     cli.add_command(command)
 
 

@@ -33,7 +33,9 @@ from streaming.learner import Learner, Step
 from streaming.redis_registry import RedisRegistry
 from streaming.replay import Replay
 from streaming.report import report as report_of
+from streaming.serve.ingest import Ingest
 from streaming.serve.listen import Listener
+from streaming.serve.metrics import Metrics
 from streaming.serve.server import Hooks, Server
 
 CHANGES, CHANGE_EVERY = 40, 48_000
@@ -86,7 +88,9 @@ class Demo:
         stack.callback(publishing.close)
         stack.callback(serving.close)
         self.hooks = Hooks(lambda: self._status, self._example)
-        self.server = Server(app, self.log, serving, hooks=self.hooks)
+        metrics = Metrics()
+        self.ingest = Ingest(app, self.log, metrics)
+        self.server = Server(app, self.log, serving, self.ingest, metrics, hooks=self.hooks)
         self.freshness = Freshness(app.schema, self.server.metrics.label_to_served.observe)
         self.hooks.on_load = self.freshness.loaded
         self.letters = DeadLetters()
@@ -164,7 +168,7 @@ class Demo:
         if now - self._looked >= STATUS_S:
             self._looked = now
             self._status = self._look(now)
-            read = self.server.ingest.position
+            read = self.ingest.position
             self.log.forget(
                 {at: min(o, read.get(at, o)) for at, o in self.learner.position.items()}
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from msgspec import UNSET
@@ -13,7 +13,28 @@ from features.codec import Codec
 from features.columns import Events
 from features.events import IMPRESSION, Features, keys
 from features.windows import Windows
-from model.batch import Inputs
+from model.batch import Inputs, Layout
+
+
+class Seen(NamedTuple):
+    """What candidates are scored with, and of each row what is logged of that."""
+
+    inputs: Inputs
+    logged: Callable[[int], Features]
+
+
+class FeatureSource(Protocol):
+    """Where a server has its windowed features from."""
+
+    codec: Codec
+    layout: Layout
+
+    def see(self, events: Events, user: int) -> Seen:
+        """Of impressions that nobody has seen yet, all of one user (key). Raises Problem."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def candidate_events(codec: Codec, asked: Any, time_ms: int) -> Events:

@@ -65,7 +65,7 @@ class Api:
 
     async def example(self, request: Request) -> Response:
         user = request.query_params.get("user", "")
-        asked = self.server.hooks.example(user)
+        asked = self.server.example(user)
         if asked is None:
             raise Problem(404, "not-found", f"there is no example of a request for user {user!r}")
         return _json(asked)

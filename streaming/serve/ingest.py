@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 
 import numpy as np
 
@@ -19,6 +18,8 @@ from features.windows import Windows
 from streaming.application import Application
 from streaming.eventlog import EventLog, Position, Reader
 from streaming.merge import FRESH, IdMemory
+from streaming.serve.candidates import Seen, logged_features
+from streaming.serve.metrics import Metrics
 
 log = logging.getLogger("freshet.serve")
 READ_RECORDS = 512
@@ -27,19 +28,16 @@ RETRY_S = 1.0
 
 
 class Ingest:
-    """A thread that reads the log into `windows`; hold `lock` to read them.
+    """A thread that reads the log into `windows`; hold `lock` to read them. What came in, and what
+    was bad, is counted in `metrics`."""
 
-    `on_events` is called with how many events came in, and how many records were bad.
-    """
-
-    def __init__(
-        self, app: Application, log: EventLog, on_events: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, app: Application, log: EventLog, metrics: Metrics) -> None:
         self.windows = Windows(app.schema, app.aggregates)
+        self.codec, self.layout = self.windows.codec, self.windows.layout
         self.lock = threading.Lock()
         partitions = [(t, p) for t in (IMPRESSIONS, FEEDBACK_TOPIC) for p in range(log.topics[t])]
         self.position: Position = dict.fromkeys(partitions, 0)
-        self._log, self._on_events = log, on_events
+        self._log, self._metrics = log, metrics
         self._ids = IdMemory(app.id_memory_ms)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="freshet-ingest", daemon=True)
@@ -51,6 +49,11 @@ class Ingest:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def see(self, events: Events, user: int) -> Seen:
+        with self.lock:
+            inputs = self.windows.read(events)
+            return Seen(inputs, logged_features(self.windows, user, inputs))
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -76,7 +79,8 @@ class Ingest:
         )
         self._take(events)
         self.position[tp] = chunk.next_offset
-        self._on_events(len(events), len(bad))
+        self._metrics.ingested.inc(len(events))
+        self._metrics.bad.inc(len(bad))
         return len(chunk.offsets)
 
     def _take(self, events: Events) -> None:

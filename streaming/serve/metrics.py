@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -11,9 +9,10 @@ _FRESH_S = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """One server's metrics, in a registry of their own. Ages are computed when asked for."""
+    """One server's metrics, in a registry of their own. The server says the version's `age`, and
+    how many events wait in the log's `buffer`, when asked."""
 
-    def __init__(self, version_age_s: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "freshet_requests", "Requests answered.", ["route", "status"], registry=registry
@@ -45,7 +44,13 @@ class Metrics:
             "freshet_label_to_served_seconds", "Label closed to a version that learned it.",
             buckets=_FRESH_S, registry=registry,
         )  # fmt: skip
-        age = Gauge(
+        self.age = Gauge(
             "freshet_version_age_seconds", "Since the version was loaded.", registry=registry
         )
-        age.set_function(version_age_s)
+        self.buffer = Gauge(
+            "freshet_log_buffer_events", "Events that wait for the log.", registry=registry
+        )
+        self.store_seconds = Histogram(
+            "freshet_store_seconds", "Time of a call to the feature store.", ["operation"],
+            buckets=_REQUEST_S, registry=registry,
+        )  # fmt: skip

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import torch
 from msgspec import UNSET
@@ -25,10 +26,8 @@ from features.codec import Codec
 from features.events import FEEDBACK, IMPRESSIONS, Feedback, key
 from model.schema import Schema
 from streaming.application import Application
-from streaming.eventlog import EventLog
 from streaming.registry import Registry
-from streaming.serve.candidates import candidate_events, field_values, logged_features
-from streaming.serve.ingest import Ingest
+from streaming.serve.candidates import FeatureSource, candidate_events, field_values
 from streaming.serve.metrics import Metrics
 from streaming.serve.problems import Problem
 from streaming.serve.requests import FeedbackBody, Requests
@@ -44,11 +43,20 @@ def wall_ms() -> int:
 @dataclass
 class Hooks:
     """What a process around a server adds to it: `learning` to the status, `example` (a request to
-    rank for a user, as the page's box shows it), and `on_load` to each new version."""
+    rank for a user, as the page's box shows it; else the last request), and `on_load` to each new
+    version."""
 
     learning: Callable[[], dict[str, Any] | None] = lambda: None
-    example: Callable[[str], dict[str, Any] | None] = lambda user: None
+    example: Callable[[str], dict[str, Any] | None] | None = None
     on_load: Callable[[Loaded], None] = lambda loaded: None
+
+
+class Appends(Protocol):
+    """What of an `EventLog` a server needs."""
+
+    def append(
+        self, topic: str, key: bytes | None, value: bytes | None, timestamp_ms: int
+    ) -> None: ...
 
 
 @dataclass
@@ -56,8 +64,10 @@ class Server:
     """One application's server. `start` it, and `close` it. Scoring is for one thread at a time."""
 
     app: Application
-    log: EventLog
+    log: Appends
     registry: Registry
+    features: FeatureSource
+    metrics: Metrics = field(default_factory=Metrics)
     clock_ms: Callable[[], int] = wall_ms
     hooks: Hooks = field(default_factory=Hooks)
 
@@ -67,25 +77,25 @@ class Server:
             raise ValueError(f"application {self.app.name!r} has no Schema.item: nothing to rank")
         self._combine = combiner(schema)
         self.requests = Requests(schema)
-        self.ingest = Ingest(self.app, self.log, self._ingested)
-        self.codec: Codec = self.ingest.windows.codec
-        self.metrics = Metrics(self._age_s)
+        self.codec: Codec = self.features.codec
+        self.metrics.age.set_function(self._age_s)
         self.versions = Versions(
-            self.registry, schema, self.ingest.windows.layout, self.clock_ms,
+            self.registry, schema, self.features.layout, self.clock_ms,
             self._loaded, self._refused,
         )  # fmt: skip
+        self._asked: dict[str, Any] | None = None
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._appending = threading.Lock()
         torch.set_num_threads(1)
 
     def start(self) -> None:
-        self.ingest.start()
+        self.features.start()
         self.versions.start()
 
     def close(self) -> None:
         self.versions.close()
-        self.ingest.close()
+        self.features.close()
 
     # -- answers -----------------------------------------------------------------------------
 
@@ -94,17 +104,16 @@ class Server:
         loaded, codec = self.loaded(), self.codec
         now_ms = self.clock_ms()
         events = candidate_events(codec, asked, now_ms)
-        user = key(asked.user)
-        with self.ingest.lock:
-            inputs = self.ingest.windows.read(events)
-            features = logged_features(self.ingest.windows, user, inputs)
-        predicted = loaded.scorer.predict(inputs)
+        seen = self.features.see(events, key(asked.user))
+        predicted = loaded.scorer.predict(seen.inputs)
         combined = self._combine(predicted)
         best = np.argsort(-combined, kind="stable")[: asked.k].tolist()
         shown, records = [], []
         for row in best:
             name = self._name()
-            event = codec.impression(name, now_ms, field_values(codec, asked, row), features(row))
+            event = codec.impression(
+                name, now_ms, field_values(codec, asked, row), seen.logged(row)
+            )
             records.append(codec.encode(event))
             scores = _scores(self.app.schema, predicted[row])
             shown.append(
@@ -117,6 +126,7 @@ class Server:
         self.metrics.candidates.inc(len(combined))
         for record in records:
             self._append(IMPRESSIONS, asked.user, record, now_ms)
+        self._asked = asked
         manifest = loaded.manifest
         return {"version": manifest.version, "epoch": manifest.epoch, "impressions": shown}
 
@@ -136,6 +146,14 @@ class Server:
         if not self._append(FEEDBACK, told.user, record, now_ms):
             raise Problem(503, "log-unavailable", "the feedback was not taken: send it again")
         return {"id": name}
+
+    def example(self, user: str) -> dict[str, Any] | None:
+        """A request to rank for a user, None where there is none."""
+        if self.hooks.example is not None:
+            return self.hooks.example(user)
+        if self._asked is None or not user:
+            return None
+        return {**msgspec.to_builtins(self._asked), "user": int(user) if user.isdecimal() else user}
 
     def loaded(self) -> Loaded:
         """The version that is served, or a Problem."""
@@ -201,10 +219,6 @@ class Server:
 
     def _refused(self, reason: str) -> None:
         self.metrics.refusals.labels(reason).inc()
-
-    def _ingested(self, events: int, bad: int) -> None:
-        self.metrics.ingested.inc(events)
-        self.metrics.bad.inc(bad)
 
 
 def combiner(schema: Schema) -> Callable[[np.ndarray], np.ndarray]:

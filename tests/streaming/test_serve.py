@@ -23,7 +23,9 @@ from streaming.history import topics
 from streaming.registry import MemoryRegistry
 from streaming.serve import http
 from streaming.serve.candidates import candidate_events, field_values
+from streaming.serve.ingest import Ingest
 from streaming.serve.listen import Listener
+from streaming.serve.metrics import Metrics
 from streaming.serve.requests import MAX_BODY_BYTES, MAX_CANDIDATES, MAX_K, Requests
 from streaming.serve.server import Server
 
@@ -64,7 +66,11 @@ class Shop:
         self.now = NOW
         self.log = log or MemoryLog(topics(2))
         self.registry = MemoryRegistry()
-        self.server = Server(APP, self.log, self.registry, clock_ms=lambda: self.now)
+        metrics = Metrics()
+        self.ingest = Ingest(APP, self.log, metrics)
+        self.server = Server(
+            APP, self.log, self.registry, self.ingest, metrics, clock_ms=lambda: self.now
+        )
         self.listener = Listener(self.server)
         self.http = httpx.Client(base_url=self.listener.url, timeout=30)
 
@@ -204,7 +210,7 @@ def test_an_event_delivered_twice_counts_once_in_the_features(shop: Shop) -> Non
         body = {"impression": "x", "kind": "click", "user": 7, "item": 101, "id": "once"}
         shop.http.post("/v1/feedback", json=body)
     shop.until(lambda: shop.metric("freshet_events_ingested_total") == 2)
-    assert int(shop.server.ingest.windows.counts.sum()) == 1
+    assert int(shop.ingest.windows.counts.sum()) == 1
 
 
 def test_feedback_is_taken_and_keyed_by_user(shared: Shop) -> None:
@@ -331,7 +337,7 @@ def test_other_refusals_are_problems_too(shared: Shop) -> None:
     http, json_type = shared.http, {"content-type": "application/json"}
     large = b" " * (MAX_BODY_BYTES + 1)
     answers = {
-        404: [http.get("/v1/nothing"), http.get("/v1/example?user=1")],
+        404: [http.get("/v1/nothing"), http.get("/v1/example?user=")],
         405: [http.get("/v1/rank"), http.post("/metrics")],
         415: [http.post("/v1/rank", content=b"{}"), http.post("/v1/feedback", data={"a": "1"})],
         413: [
@@ -423,7 +429,8 @@ def test_a_version_whose_bytes_changed_in_redis_is_not_served(redis_client: Any)
     registry.publish(data, 1, 1, {})
     chunk = next(redis_client.scan_iter("*:chunk:*"))
     redis_client.setrange(chunk, 1000, b"\x00\x01\x02")
-    server = Server(APP, MemoryLog(topics(1)), registry)
+    log = MemoryLog(topics(1))
+    server = Server(APP, log, registry, Ingest(APP, log, Metrics()))
     server.start()
     try:
         deadline = time.monotonic() + 20
@@ -446,7 +453,7 @@ def test_too_many_rankings_are_refused_while_the_rest_answers(
     monkeypatch.setattr(http, "MAX_WAITING", 2)
     shop.serving(1)
     with ThreadPoolExecutor(6) as pool:
-        with shop.server.ingest.lock:  # the first one can't go on
+        with shop.ingest.lock:  # the first one can't go on
             asked = [pool.submit(shop.http.post, "/v1/rank", json=request()) for _ in range(6)]
             shop.until(lambda: shop.metric("freshet_requests_total", route="rank", status="503"))
             assert shop.http.get("/healthz").status_code == 200

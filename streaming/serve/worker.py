@@ -1,0 +1,52 @@
+"""The server of one process, put together: features from the store, versions from the registry,
+what it shows and is told into Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from threading import Event
+
+from features.feast_store import FeastStore
+from features.windows import Windows
+from streaming.application import Application
+from streaming.config import Config
+from streaming.redis_registry import RedisRegistry
+from streaming.serve.listen import Listener
+from streaming.serve.metrics import Metrics
+from streaming.serve.outbox import Outbox
+from streaming.serve.server import Server
+from streaming.serve.stored import StoredFeatures
+from streaming.state_folder import state_folder
+
+DRAIN_S = 3.0
+STORE_S = 0.5
+"""How long Redis may take, a try: a client waits."""
+
+
+def run(
+    app: Application, config: Config, redis: str, stop: Event, on_start: Callable[[str], None]
+) -> int:
+    """Serves until `stop` is set, `on_start` being told the address; returns how many events Kafka
+    did not take.
+
+    Raises ValueError for what the user can mend, ConnectionError where no broker answers.
+    """
+    folder = Path(config.features.folder or state_folder(app.name, "features"))
+    with ExitStack() as stack:
+        outbox = Outbox(config.kafka, app.name, config.serve.buffer)
+        windows = Windows(app.schema, app.aggregates)
+        store = stack.enter_context(closing(FeastStore(redis, app.name, folder, windows, STORE_S)))
+        registry = stack.enter_context(closing(RedisRegistry(redis, app.name)))
+        metrics = Metrics()
+        metrics.buffer.set_function(lambda: outbox.waiting)
+        features = StoredFeatures(app, store, outbox.topics["impressions"], metrics)
+        server = Server(app, outbox, registry, features, metrics)
+        try:
+            with Listener(server, config.serve.host, config.serve.port) as listener:
+                on_start(listener.url)
+                stop.wait()
+        finally:
+            lost = outbox.close(DRAIN_S)
+    return lost
