@@ -130,6 +130,12 @@ class Codec:
         """An event as its record's value, with its version said. Takes NumPy's scalars too."""
         return self._encode({**msgspec.to_builtins(event, enc_hook=_plain), "v": VERSION})
 
+    def scored_with(self, value: bytes) -> Features | None:
+        """What the impression of a record that `decode` takes was scored with, if it says so."""
+        event = self._decoders[IMPRESSIONS](value)
+        found: Features | None = getattr(event, "features", None)
+        return found
+
     # -- in ----------------------------------------------------------------------------------
 
     def decode(

@@ -16,6 +16,7 @@ import click
 
 from streaming.cli_bench import bench
 from streaming.cli_config import configured, with_config
+from streaming.cli_features import features
 from streaming.cli_ingest import ingest
 from streaming.cli_learn import learn
 from streaming.cli_log import dlq, produce, topics
@@ -250,7 +251,7 @@ def demo(minutes: float | None, report_path: Path | None, port: int) -> None:
     run(minutes=minutes, report=report_path, port=port)
 
 
-for command in (ingest, learn, serve, produce, topics, dlq, bench):
+for command in (ingest, learn, serve, features, produce, topics, dlq, bench):
     cli.add_command(command)
 
 

@@ -1,0 +1,90 @@
+"""`freshet features audit`: the impressions of the live topics against the pure code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from features.audit import AsOf, Past
+from features.columns import Events
+from features.events import FEEDBACK, IMPRESSION, IMPRESSIONS
+from features.windows import Windows
+from streaming.application import Application
+from streaming.eventlog import Chunk, EventLog
+from streaming.ingest.sightings import Sightings
+
+SHOWN_DIFFERENCES = 20
+_AS_OF = b'"as_of"'
+
+
+class Scored(NamedTuple):
+    """An impression of the log, in a row of columns, and as of what it was scored."""
+
+    topic: str
+    partition: int
+    offset: int
+    event: Events
+    as_of: AsOf
+
+
+def read(app: Application, log: EventLog) -> tuple[Past, list[Scored]]:
+    """The past that a log holds now, and its impressions that say as of what they were scored."""
+    windows, end = Windows(app.schema, app.aggregates), log.end_position()
+    sources = [tp for tp in end if tp[0] in (IMPRESSIONS, FEEDBACK)]
+    parts = [windows.codec.decode(IMPRESSIONS, 0, [], [], [])[0]]
+    scored: list[Scored] = []
+    with closing(log.reader(dict.fromkeys(end, 0))) as reader:
+        for index, tp in enumerate(sources):
+            sightings = Sightings(app, 0)
+            while sightings.next_offset < end[tp]:
+                chunk = reader.read(*tp, timeout_s=1.0)
+                if not chunk.offsets:
+                    continue
+                events, _ = windows.codec.decode(*chunk)
+                if tp[0] == IMPRESSIONS:
+                    scored += _scored(windows, chunk, events)
+                taken = sightings.take(events, chunk.next_offset)
+                parts.append(replace(taken, partition=np.full(len(taken), index, np.int32)))
+    return Past(app.schema, app.aggregates, Events.concatenate(parts), sources), scored
+
+
+def _scored(windows: Windows, chunk: Chunk, events: Events) -> list[Scored]:
+    values = dict(zip(chunk.offsets, chunk.values, strict=True))
+    found = []
+    for row in np.flatnonzero(events.rank == IMPRESSION).tolist():
+        offset = int(events.offset[row])
+        value = values[offset]
+        if value is None or _AS_OF not in value:
+            continue
+        features = windows.codec.scored_with(value)
+        if features is not None and features.as_of:
+            event = events.take(np.array([row]))
+            found.append(Scored(chunk.topic, chunk.partition, offset, event, features.as_of))
+    return found
+
+
+def audit(
+    app: Application,
+    log: EventLog,
+    last: int | None = None,
+    on_audited: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Of the `last` impressions that were scored with stored features (None: of all) how many were
+    `audited`, how many are `equal` to the last bit, and some of the `different`."""
+    past, scored = read(app, log)
+    scored.sort(key=lambda s: int(s.event.time[0]))
+    scored = scored[-last:] if last is not None else scored
+    different: list[dict[str, Any]] = []
+    equal = 0
+    for done, s in enumerate(scored, 1):
+        names = past.differing(s.event, s.as_of)
+        equal += not names
+        if names and len(different) < SHOWN_DIFFERENCES:
+            where = {"topic": s.topic, "partition": s.partition, "offset": s.offset}
+            different.append({**where, "features": names})
+        on_audited(done, len(scored))
+    return {"audited": len(scored), "equal": equal, "different": different}
