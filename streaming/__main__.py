@@ -10,7 +10,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -256,19 +256,26 @@ for command in (ingest, learn, serve, features, produce, topics, dlq, bench):
 
 
 def main() -> None:
-    """The console script: a user's mistake is one line on stderr and exit code 2."""
+    """The console script: a user's mistake is one line on stderr and exit code 2; a server that is
+    away or refuses is one, and 1."""
     try:
         cli(standalone_mode=True)
     except (ValueError, ConnectionError, OSError) as error:
-        click.echo(f"freshet: {error}", err=True)
-        sys.exit(2)
+        _end(error, 2)
     except RuntimeError as error:
+        from features.store import StoreUnavailable
         from streaming.manifest import RegistryError
 
-        if not isinstance(error, RegistryError):
+        if not isinstance(error, RegistryError | StoreUnavailable):
             raise
-        click.echo(f"freshet: {error}", err=True)
-        sys.exit(1)
+        _end(error, 1)
+
+
+def _end(error: Exception, code: int) -> NoReturn:
+    from streaming.observe import ended_by
+
+    ended_by(error)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

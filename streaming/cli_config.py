@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,14 @@ with_config = click.option(
 
 
 def configured(path: Path | None) -> Config:
-    """The configuration, whose log level is applied unless `--verbose` asks for more. Raises
+    """The configuration, with its log level as applied: `--verbose` may ask for more. Raises
     ValueError as `config.load` does."""
     from streaming.config import load
 
     config = load(path, os.environ)
     context = click.get_current_context(silent=True)
-    if context is None or not context.find_root().params.get("verbose"):
-        logging.getLogger().setLevel(config.log.level.upper())
+    if context is not None and context.find_root().params.get("verbose"):
+        level = "debug" if config.log.level == "debug" else "info"
+        config = replace(config, log=replace(config.log, level=level))
+    logging.getLogger().setLevel(config.log.level.upper())
     return config

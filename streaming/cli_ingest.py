@@ -28,9 +28,12 @@ def ingest(
     for number in (signal.SIGINT, signal.SIGTERM):  # until the worker takes them over
         signal.signal(number, lambda *_: sys.exit(0))
     from streaming.__main__ import load_application
-    from streaming.ingest.run import run
+    from streaming.observe import logs
 
     config = configured(config_path)
+    logs(config.log.level)
+    from streaming.ingest.run import run  # Feast's own warnings are in the log already
+
     if broker:
         config = replace(config, kafka=replace(config.kafka, bootstrap=broker))
     run(load_application(application), config, redis or config.redis.address())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from dataclasses import replace
@@ -13,16 +12,12 @@ from typing import Any
 
 import click
 
+from streaming.cli_config import configured, with_config
+
 
 @click.command()
 @click.argument("application", metavar="APP")
-@click.option(
-    "--config",
-    "config_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The workers' TOML: where Kafka, Redis and the checkpoints are.",
-)
+@with_config
 @click.option("--broker", metavar="HOST:PORT", help="Kafka, instead of kafka.bootstrap.")
 @click.option(
     "--redis", metavar="URL", help="For the lease and the versions, instead of redis.url."
@@ -83,13 +78,14 @@ def learn(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     from streaming.__main__ import load_application
-    from streaming.config import load
     from streaming.live import Live
+    from streaming.observe import logs
     from streaming.progress import Progress, summary
 
-    config = load(config_path, os.environ)
+    config = configured(config_path)
+    logs(config.log.level)
     app = load_application(application).with_settings(settings)
-    progress = Progress(app.schema, quiet=as_json and not sys.stderr.isatty())
+    progress = Progress(app.schema, quiet=not sys.stderr.isatty())
     folder = checkpoints or (Path(config.learn.checkpoints) if config.learn.checkpoints else None)
     job = Live(
         app,

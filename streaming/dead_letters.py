@@ -73,10 +73,9 @@ class DeadLetters:
             self._file.write(msgspec.json.encode(letter) + b"\n")
             self._file.flush()
         if self.count <= SAID:
-            where = " ".join(
-                f"{k}={letter[k]}" for k in ("topic", "partition", "offset", "row") if k in letter
-            )
-            log.warning("dead letter: %s %s", where, letter["reason"])
+            at = {k: letter[k] for k in ("topic", "partition", "offset", "row") if k in letter}
+            where = " ".join(f"{k}={v}" for k, v in at.items())
+            log.warning("dead letter: %s %s", where, letter["reason"], extra=at)
 
     def close(self) -> None:
         if self._file is not None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from streaming.observe import exposed
 from streaming.serve.problems import SAFETY, Problem, on_failure, on_http, on_problem
 from streaming.serve.requests import read_json
 from streaming.serve.server import Server
@@ -81,7 +82,7 @@ class Api:
         return _json({"status": "ready", **(self.server.version() or {})})
 
     async def metrics(self, request: Request) -> Response:
-        content = generate_latest(self.server.metrics.registry)
+        content = exposed(self.server.metrics.registry, self.server.app.name)
         return Response(content, media_type=CONTENT_TYPE_LATEST)
 
     async def home(self, request: Request) -> Response:

@@ -493,12 +493,13 @@ def test_metrics_have_units_and_say_what_happened(shared: Shop) -> None:
     text = shared.http.get("/metrics").text
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line[0] != "#"}
     assert all(name.startswith("freshet_") for name in names)
+    app = f'application="{shared.server.app.name}"'
     for line in (
-        'freshet_requests_total{route="rank",status="200"}',
-        "freshet_version 1.0",
-        "freshet_version_age_seconds 0.0",
-        'freshet_request_seconds_count{route="rank"}',
-        'freshet_events_logged_total{topic="impressions"}',
+        f'freshet_requests_total{{{app},route="rank",status="200"}}',
+        f"freshet_version{{{app}}} 1.0",
+        f"freshet_version_age_seconds{{{app}}} 0.0",
+        f'freshet_request_seconds_count{{{app},route="rank"}}',
+        f'freshet_events_logged_total{{{app},topic="impressions"}}',
     ):
         assert line in text
     assert shared.metric("freshet_candidates_scored_total") >= 11
