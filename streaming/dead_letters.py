@@ -73,7 +73,8 @@ class DeadLetters:
             self._file.write(msgspec.json.encode(letter) + b"\n")
             self._file.flush()
         if self.count <= SAID:
-            at = {k: letter[k] for k in ("topic", "partition", "offset", "row") if k in letter}
+            named = ("topic", "partition", "offset", "row")
+            at: dict[str, Any] = {k: letter[k] for k in named if k in letter}
             where = " ".join(f"{k}={v}" for k, v in at.items())
             log.warning("dead letter: %s %s", where, letter["reason"], extra=at)
 
