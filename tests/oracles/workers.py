@@ -21,12 +21,16 @@ END_S = 10
 
 
 class Command:
-    """`freshet` with these words and environment; what it says is in the file `said`."""
+    """`freshet` with these words and environment, in the folder `at`; what it says is in the file
+    `said`."""
 
-    def __init__(self, words: list[str], environ: Mapping[str, str], said: Path) -> None:
+    def __init__(
+        self, words: list[str], environ: Mapping[str, str], said: Path, at: Path | None = None
+    ) -> None:
         self.said = said
         said.touch()
-        self._process: Any = _context.Process(target=_main, args=(words, dict(environ), said))
+        given = (words, dict(environ), said, at)
+        self._process: Any = _context.Process(target=_main, args=given)
         self._process.start()
 
     def __enter__(self) -> Command:
@@ -68,8 +72,9 @@ class Command:
             self._process.join(0.05)
 
 
-def _main(words: list[str], environ: dict[str, str], said: Path) -> None:
+def _main(words: list[str], environ: dict[str, str], said: Path, at: Path | None) -> None:
     os.environ.update(environ)
+    os.chdir(at or ".")
     out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
