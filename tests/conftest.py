@@ -13,6 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,23 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             )
         yield address
         return
-    log = tmp_path_factory.mktemp("kafka") / "run.log"
+    with _broker(tmp_path_factory.mktemp("kafka")) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """`host:port` of a broker of the test's own, and its pid: to be stopped and gone on with."""
+    with _broker(tmp_path / "kafka") as (address, runner):
+        children = Path(f"/proc/{runner}/task/{runner}/children").read_text().split()
+        yield address, int(children[0])
+
+
+@contextmanager
+def _broker(folder: Path) -> Iterator[tuple[str, int]]:
+    """`host:port` of a broker that infra/kafka/run starts, and that script's pid."""
+    folder.mkdir(exist_ok=True)
+    log = folder / "run.log"
     runner = ROOT / "infra" / "kafka" / "run"
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -83,7 +100,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 f"no Kafka broker: {log.read_text().strip()[-2000:]}\n"
                 "bring it with `infra/kafka/run`, or name one with KAFKA=host:port"
             )
-        yield address
+        yield address, process.pid
     finally:
         _stop(process)
 

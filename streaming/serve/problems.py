@@ -30,6 +30,7 @@ TITLES = {
     "not-ready": "No version of the model is loaded yet",
     "overloaded": "Too many requests are waiting",
     "log-unavailable": "The event log takes no events",
+    "features-unavailable": "The feature store does not answer",
     "internal": "The server failed",
 }
 _OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "media-type"}

@@ -16,6 +16,7 @@ from streaming.registry import Registry, RegistryUnavailable
 
 log = logging.getLogger("freshet.serve")
 WAIT_S = 0.5
+CLOSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ class Versions:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread; `current` stays."""
+        """Ends the thread, which is not waited for where the registry does not answer; `current`
+        stays."""
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
         seen: tuple[int, int] | None = None
