@@ -90,7 +90,8 @@ class _Text(logging.Formatter):
 
 
 class _Named:
-    """A registry whose every sample carries the application's name."""
+    """A registry whose every sample carries the application's name, without those that only say
+    since when the client counts."""
 
     def __init__(self, registry: CollectorRegistry, application: str) -> None:
         self._registry, self._application = registry, application
@@ -100,6 +101,7 @@ class _Named:
             metric.samples = [
                 sample._replace(labels={"application": self._application, **sample.labels})
                 for sample in metric.samples
+                if not sample.name.endswith("_created")
             ]
             yield metric
 

@@ -24,6 +24,7 @@ from streaming.application import Application
 from streaming.dead_letters import DeadLetters
 from streaming.eventlog import Chunk
 from streaming.ingest import items
+from streaming.ingest.metrics import Metrics
 from streaming.ingest.sightings import Recall, Sightings
 from streaming.topics import ITEMS
 
@@ -52,8 +53,10 @@ class Batches:
         store: Store,
         letters: DeadLetters,
         item_partitions: int,
+        metrics: Metrics,
     ) -> None:
         self._app, self._log, self._store, self._letters = app, log, store, letters
+        self._metrics = metrics
         self._windows = Windows(app.schema, app.aggregates)
         kinds = stored_kinds(app.aggregates)
         self._folds = {kind: Fold(app.schema, app.aggregates, kind) for kind in kinds}
@@ -67,11 +70,12 @@ class Batches:
         bad: list[Bad] = []
         for chunk in chunks:
             tp = (chunk.topic, chunk.partition)
+            self._metrics.events.labels(chunk.topic).inc(len(chunk.offsets))
             events, some_bad = self._windows.codec.decode(*chunk)
             seen = self._sightings_at(tp, chunk)
             bad += some_bad
             parts[chunk.partition].append((tp, seen, seen.take(events, chunk.next_offset)))
-        self._letters.add(bad)
+        self._refuse(bad)
         return [_part(partition, several) for partition, several in parts.items()]
 
     def read_items(self, chunks: Iterable[Chunk]) -> list[Part]:
@@ -79,12 +83,13 @@ class Batches:
         parts = []
         for chunk in chunks:
             said, bad = [], []
+            self._metrics.events.labels(chunk.topic).inc(len(chunk.offsets))
             for offset, value in zip(chunk.offsets, chunk.values, strict=True):
                 try:
                     said.append(items.read(self._windows.codec, value or b""))
                 except ValueError as error:
                     bad.append(Bad(ITEMS, chunk.partition, offset, str(error), value or b""))
-            self._letters.add(bad)
+            self._refuse(bad)
             if said:
                 parts.append(_item_part(chunk.partition, said))
         return parts
@@ -98,6 +103,10 @@ class Batches:
     def write_items(self, part: Part) -> None:
         """Writes the rows of items; raises StoreUnavailable."""
         self._fold(part, BY_ITEM)
+
+    def _refuse(self, bad: list[Bad]) -> None:
+        self._metrics.bad.inc(len(bad))
+        self._letters.add(bad)
 
     def _sightings_at(self, tp: tuple[str, int], chunk: Chunk) -> Sightings:
         seen = self._sightings.get(tp)

@@ -16,8 +16,10 @@ from streaming.config import Config
 from streaming.dlq import AT, DeadLetterTopic
 from streaming.eventlog import EventLog
 from streaming.ingest.batches import Batches
+from streaming.ingest.metrics import MeasuredStore, Metrics, Places
 from streaming.ingest.sightings import Recall
 from streaming.ingest.worker import Worker
+from streaming.observe import Endpoint
 from streaming.state_folder import state_folder
 from streaming.topics import DEAD, ITEMS, live_partitions, open_log, prefix
 
@@ -40,8 +42,11 @@ def run(app: Application, config: Config, redis: str) -> None:
             f"topics impressions and feedback of {app.name!r} have {there['impressions']} and "
             f"{there['feedback']} partitions: expected as many, for what a user does to be together"
         )
+    metrics = Metrics()
     folder = Path(config.features.folder or state_folder(app.name, "features"))
     with ExitStack() as stack:
+        endpoint = Endpoint(metrics.registry, app.name, config.ingest.metrics, "ingest.metrics")
+        stack.enter_context(closing(endpoint))
         source = {name: n for name, n in there.items() if name != ITEMS}
         recall = Recall(kafka.bootstrap, source, prefix(app.name), kafka.properties())
         stack.enter_context(closing(recall))
@@ -52,8 +57,9 @@ def run(app: Application, config: Config, redis: str) -> None:
         stack.enter_context(closing(store))
         store.read({})
         store.apply()
-        batches = Batches(app, recall, store, _letters(dead), there[ITEMS])
-        asyncio.run(_until_signalled(app, config, batches, store))
+        measured = MeasuredStore(store, metrics)
+        batches = Batches(app, recall, measured, _letters(dead), there[ITEMS], metrics)
+        asyncio.run(_until_signalled(app, config, batches, measured, metrics.places))
 
 
 def _letters(dead: EventLog) -> DeadLetterTopic:
@@ -61,13 +67,13 @@ def _letters(dead: EventLog) -> DeadLetterTopic:
 
 
 async def _until_signalled(
-    app: Application, config: Config, batches: Batches, store: FeastStore
+    app: Application, config: Config, batches: Batches, store: MeasuredStore, places: Places
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     kafka, instance = config.kafka, config.ingest.instance
-    worker = Worker(app.name, kafka, instance, batches, store.flush, stop, lambda error: None)
+    worker = Worker(app.name, kafka, instance, batches, store.flush, stop, places)
     await worker.run()
     log.info("ended: all that was written is acknowledged")

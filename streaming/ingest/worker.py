@@ -25,6 +25,7 @@ from features.events import FEEDBACK, IMPRESSIONS
 from features.store import StoreUnavailable
 from streaming.eventlog import Chunk
 from streaming.ingest.batches import Batches, Part
+from streaming.ingest.metrics import Places
 from streaming.sections import Kafka
 from streaming.topics import ITEMS, prefix
 
@@ -35,6 +36,7 @@ MOST, WITHIN_S = 4_000, 0.1
 FLUSH_S, FLUSH_RECORDS = 30.0, 20_000
 """Acknowledged together: what a worker that died leaves to be delivered again."""
 RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
+LOOK_S = 2.0
 PASSING = (StoreUnavailable, ConnectionError)
 T = TypeVar("T")
 
@@ -54,9 +56,9 @@ class Worker:
         batches: Batches,
         flush: Callable[[], None],
         stop: asyncio.Event,
-        on_error: Callable[[BaseException], None],
+        places: Places,
     ) -> None:
-        self._batches, self._flush, self._stop, self._on_error = batches, flush, stop, on_error
+        self._batches, self._flush, self._stop, self._places = batches, flush, stop, places
         self._failed: Exception | None = None
         self._busy = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "freshet-ingest")
@@ -78,9 +80,11 @@ class Worker:
             await self._faust.start()
             ended = asyncio.create_task(self._faust.wait_until_stopped())
             flushing = asyncio.create_task(self._flushing())
+            watching = asyncio.create_task(self._watching())
             stop = asyncio.create_task(self._stop.wait())
             await asyncio.wait({ended, stop, flushing}, return_when=asyncio.FIRST_COMPLETED)
             flushing.cancel()
+            watching.cancel()
             async with self._busy:
                 self._stop.set()
                 if self._failed is None:
@@ -115,8 +119,10 @@ class Worker:
             ours = self._faust.consumer.assignment()
             events = [event for event in events if event.message.tp in ours]
             try:
-                for part in await self._until_done(read, self._chunks(events)):
+                chunks = self._chunks(events)
+                for part in await self._until_done(read, chunks):
                     await write(part)
+                self._places.done(chunks)
                 self._written += events
                 if len(self._written) >= FLUSH_RECORDS:
                     await self._acknowledge()
@@ -169,7 +175,6 @@ class Worker:
     async def _away(self, error: BaseException, wait_s: float) -> None:
         """Says that a server did not answer, and waits; raises Stopping when asked to stop."""
         log.warning("not written, tried again in %.1f s: %s", wait_s, error)
-        self._on_error(error)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), wait_s)
             raise Stopping
@@ -179,6 +184,20 @@ class Worker:
             await asyncio.sleep(FLUSH_S)
             async with self._busy:
                 await self._acknowledge()
+
+    async def _watching(self) -> None:
+        """Looks where the partitions end, for the metrics."""
+        while True:
+            consumer = self._faust.consumer
+            with suppress(Exception):  # in a rebalance, or while Kafka is away: the next time
+                ends = await consumer.highwaters(*consumer.assignment())
+                at = {tp: await consumer.position(tp) for tp in ends}
+                named = {tp: (tp.topic.removeprefix(self._prefix), tp.partition) for tp in ends}
+                self._places.ours(
+                    {named[tp]: end for tp, end in ends.items()},
+                    {named[tp]: offset or 0 for tp, offset in at.items()},
+                )
+            await asyncio.sleep(LOOK_S)
 
     async def _acknowledge(self) -> None:
         """All that is written, once its history is on the disk."""
