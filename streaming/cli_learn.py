@@ -93,6 +93,7 @@ def learn(
         redis=redis or config.redis.address(),
         checkpoints=folder,
         checkpoint_every=checkpoint_every or config.learn.checkpoint_every,
+        metrics=config.learn.metrics,
         stop=stop,
         on_step=progress.step,
         **options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,12 @@ LEAST_CHANGE = 0.01
 
 
 class Journal:
-    """Bounded lists of JSON objects; of more than `MOST`, the oldest go."""
+    """Bounded lists of JSON objects; of more than `MOST`, the oldest go.
+
+    `closed` is, in event time (ms), when the first and the last label closed that was learned and
+    is in no version yet; empty where there is none. `drifted`, by (task, signal), and `decided`, by
+    (task, what), count what was noted in this process.
+    """
 
     def __init__(self, tasks: list[str]) -> None:
         self.tasks = tasks
@@ -20,10 +26,17 @@ class Journal:
         self.decisions: list[dict[str, Any]] = []
         self.task_weights: list[dict[str, Any]] = []
         self.snapshots: list[dict[str, Any]] = []
+        self.closed: list[int] = []
+        self.drifted: Counter[tuple[str, str]] = Counter()
+        self.decided: Counter[tuple[str, str]] = Counter()
 
     def note(self, drifts: list[Any], decisions: list[Any]) -> None:
         self._add(self.drift, [d.as_dict() for d in drifts])
         self._add(self.decisions, [d.as_dict() for d in decisions])
+        for d in drifts:
+            self.drifted[d.task, d.signal] += 1
+        for d in decisions:
+            self.decided[d.task, d.what] += 1
 
     def weigh(self, example: int, time_ms: int, weights: np.ndarray) -> None:
         """Writes the weights down, where they have moved."""
@@ -36,15 +49,15 @@ class Journal:
         entry = {"version": version, "example": example, "sha256": sha256, "bytes": size}
         if not self.snapshots or self.snapshots[-1]["version"] < version:
             self._add(self.snapshots, [entry])
+        self.closed = []
 
     def _add(self, entries: list[dict[str, Any]], more: list[dict[str, Any]]) -> None:
         entries += more
         del entries[:-MOST]
 
     def state(self) -> dict[str, Any]:
-        return {
-            k: list(getattr(self, k)) for k in ("drift", "decisions", "task_weights", "snapshots")
-        }
+        names = ("drift", "decisions", "task_weights", "snapshots", "closed")
+        return {name: list(getattr(self, name)) for name in names}
 
     def load(self, tree: dict[str, Any]) -> None:
         for name, entries in tree.items():

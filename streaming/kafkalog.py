@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import (
@@ -225,6 +226,7 @@ class KafkaReader:
     """Reads the partitions named in `start`, each by a consumer of its own."""
 
     def __init__(self, config: dict[str, Any], prefix: str, start: Position) -> None:
+        self._prefix = prefix
         self._consumers: dict[tuple[str, int], Consumer] = {}
         for (topic, partition), offset in start.items():
             consumer = Consumer(config)
@@ -250,6 +252,18 @@ class KafkaReader:
             [time_ms for _, time_ms in map(Message.timestamp, messages)],
             list(map(Message.value, messages)),
         )
+
+    def ends(self) -> Position:
+        """Where the partitions end, as the broker said with what was fetched last; those of which
+        it said nothing yet are left out. Any thread may ask."""
+        ends = {}
+        for (topic, partition), consumer in list(self._consumers.items()):
+            at = TopicPartition(self._prefix + topic, partition)
+            with suppress(KafkaException, RuntimeError):  # unknown yet, or closed meanwhile
+                _, end = consumer.get_watermark_offsets(at, cached=True)
+                if end >= 0:
+                    ends[topic, partition] = end
+        return ends
 
     def close(self) -> None:
         for consumer in self._consumers.values():

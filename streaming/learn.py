@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event
+from typing import Any
 
 from model.snapshot import Snapshot, encode
 from streaming.checkpoint import Checkpoints
@@ -30,7 +31,7 @@ POLL_S = 0.01
 class Loop:
     """What a run of `learn` works with. `epoch` fences its publications and checkpoints;
     `log_digest` says which log it is, where that is known. `unpublished` counts publications that
-    the registry was not there for."""
+    the registry was not there for; `checkpointed` is the step of the last checkpoint."""
 
     registry: Registry
     dead_letters: DeadLetters
@@ -39,6 +40,7 @@ class Loop:
     checkpoint_every: int = 500
     epoch: int = 1
     unpublished: int = 0
+    checkpointed: int = 0
     stop: Event = field(default_factory=Event)
     on_step: Callable[[Step], None] = lambda step: None
     on_publish: Callable[[Published], None] = lambda published: None
@@ -54,6 +56,7 @@ def learn(events: EventLog, learner: Learner, loop: Loop, until: Position | None
         while True:
             for step in learner.steps():
                 loop.on_step(step)
+                learner.lap("watch")
                 _keep(learner, step, loop)
                 if loop.stop.is_set():
                     break
@@ -75,12 +78,18 @@ def _read(reader: Reader, learner: Learner, loop: Loop) -> None:
         for topic, partition in learner.merge.furthest_behind():
             chunk = reader.read(topic, partition, READ_RECORDS, wait_s)
             if chunk.offsets:
+                learner.lap("wait" if wait_s else "read")
                 loop.dead_letters.add(learner.take(chunk))
                 return
+    learner.lap("wait")
 
 
 def _keep(learner: Learner, step: Step, loop: Loop) -> None:
     """Publishes and checkpoints where that is due: by count of batches, never by the clock."""
+    for event in step.drifts:
+        log.info("drift: %s of %s", event.signal, event.task, extra=event.as_dict())
+    for decision in step.decisions:
+        log.info("rebalance: %s", decision.reason, extra=decision.as_dict())
     if step.report is None:
         return
     if not step.report.finite:
@@ -96,22 +105,28 @@ def _keep(learner: Learner, step: Step, loop: Loop) -> None:
 def _publish(learner: Learner, loop: Loop) -> None:
     arrays, meta = learner.trainer.snapshot()
     version = learner.trainer.steps
-    card = {
+    card: dict[str, Any] = {
         "application": learner.app.name,
         "examples": learner.examples,
         "task_weights": dict(
             zip(learner.tasks, learner.trainer.task_weights.tolist(), strict=True)
         ),
     }
+    if learner.journal.closed:
+        card |= dict(zip(("closed_from_ms", "closed_to_ms"), learner.journal.closed, strict=True))
     data = encode(Snapshot(version, arrays, meta))
     try:
         published = loop.registry.publish(data, version, loop.epoch, card)
     except RegistryUnavailable as error:
         loop.unpublished += 1
         log.warning("version %d is not published: %s", version, error)
+        learner.lap("publish")
         return
     learner.journal.published(version, learner.examples, published.sha256, published.size)
+    said = {"version": version, "bytes": published.size, "seconds": round(published.seconds, 4)}
+    log.info("version %d is published", version, extra=said)
     loop.on_publish(published)
+    learner.lap("publish")
 
 
 def _checkpoint(learner: Learner, loop: Loop) -> None:
@@ -122,4 +137,7 @@ def _checkpoint(learner: Learner, loop: Loop) -> None:
             "log_digest": loop.log_digest,
             "dead_letters": loop.dead_letters.size,
         }
-        loop.checkpoints.save(state, loop.epoch, learner.trainer.steps)
+        path = loop.checkpoints.save(state, loop.epoch, learner.trainer.steps)
+        loop.checkpointed = learner.trainer.steps
+        log.info("checkpoint %s is written", path.name, extra={"step": loop.checkpointed})
+        learner.lap("checkpoint")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,15 @@ class Step:
 class Learner:
     """Chunks of a log in; one `Step` after another out. No clock, no I/O.
 
-    `position` is the offset, in each partition, of the first event not yet in the state.
+    `position` is the offset, in each partition, of the first event not yet in the state. `lap` is
+    told when a part of the work is done, for who has a clock.
     """
 
     def __init__(self, app: Application, topics: dict[str, int], seed: int) -> None:
         partitions = [(topic, p) for topic, n in topics.items() for p in range(n)]
         self.app, self.seed = app, seed
         self.tasks = [t.name for t in app.schema.tasks]
+        self._windows_ms = np.array([t.window_ms for t in app.schema.tasks])
         self.windows = Windows(app.schema, app.aggregates)
         self.codec = self.windows.codec
         self.merge = Merge(partitions, self.codec, app.lateness_ms, app.id_memory_ms)
@@ -66,6 +68,7 @@ class Learner:
         self.scores = Scores(app.schema)
         self.journal = Journal(self.tasks)
         self.position: Position = dict.fromkeys(partitions, 0)
+        self.lap: Callable[[str], None] = lambda part: None
         self.learning = True
         self.bad = 0
         self.quarantined = 0
@@ -82,16 +85,20 @@ class Learner:
         self.position[tp] = chunk.next_offset
         released = self.merge.release()
         self.join.push(released, self.windows.update(released))
+        self.lap("merge")
         return bad
 
     def steps(self) -> Iterator[Step]:
         """Each step that is due, in order. At each of them the state is whole, and can be saved."""
         for cut in self.join.cuts(self.merge.watermark):
+            self.lap("join")
             if cut.control is not None:
                 self._obey(cut.control)
                 continue
             served = self.join.serve(cut, self.trainer.predict(cut.shown))
+            self.lap("predict")
             yield self._learn(cut, served)
+        self.lap("join")
 
     def _learn(self, cut: Cut, served: np.ndarray) -> Step:
         """Scores what was served, learns, and lets what watches see it."""
@@ -102,7 +109,9 @@ class Learner:
         report = None
         if self.learning:
             report = self.trainer.step(cut.batch)
+            self.lap("train")
             self.quarantined += not report.finite
+            self.journal.closed = [self._closed_from(cut), cut.closed_ms]
         self.scores.update(cut.batch, served, None if report is None else report.predictions)
         signals = signals_of(self.app.schema, cut.batch, served)
         drifts = self.drift.update(signals, self.examples, cut.closed_ms)
@@ -114,6 +123,13 @@ class Learner:
             self.weighter.update(report.loss, report.count)
             self._adjust()
         return Step(cut, served, report, drifts, decisions)
+
+    def _closed_from(self, cut: Cut) -> int:
+        """When the first label closed that no version has yet, this cut's among them: ms."""
+        if self.journal.closed:
+            return self.journal.closed[0]
+        waited = self._windows_ms[cut.closes[0]].max(initial=0)
+        return min(int(cut.times[0] + waited), cut.closed_ms)
 
     def _adjust(self) -> None:
         adjustment = self.rebalancer.adjustment

@@ -16,16 +16,20 @@ from pathlib import Path
 from threading import Event
 from typing import Any, cast
 
+from prometheus_client import CollectorRegistry
+
 from streaming.application import Application
 from streaming.checkpoint import Checkpoint
 from streaming.dlq import DeadLetterTopic
 from streaming.eventlog import EventLog
 from streaming.history import read_rows, side_tables
 from streaming.learn import Loop, learn
+from streaming.learn_metrics import Metrics
 from streaming.learner import Learner, Step
 from streaming.lease import Lease
 from streaming.leased import LeasedCheckpoints, LeasedRegistry
 from streaming.live_log import LiveLog
+from streaming.observe import Endpoint
 from streaming.report import fingerprint, report
 from streaming.sections import Kafka
 from streaming.state_folder import state_folder
@@ -38,7 +42,8 @@ log = logging.getLogger("freshet.learn")
 @dataclass
 class Live:
     """What a live learner works with: `redis` is a URL, `past` a historical log to learn from
-    first, `checkpoints` a folder, by default in `state_folder`."""
+    first, `checkpoints` a folder, by default in `state_folder`, and `metrics` the host:port to show
+    them at, "" for none."""
 
     app: Application
     kafka: Kafka
@@ -48,6 +53,7 @@ class Live:
     checkpoints: Path | None = None
     checkpoint_every: int = 500
     until_end: bool = False
+    metrics: str = ""
     stop: Event = field(default_factory=Event)
     on_step: Callable[[Learner, Step], None] = lambda learner, step: None
 
@@ -60,7 +66,10 @@ class Live:
         """
         started = time.perf_counter()
         folder = self.checkpoints or state_folder(self.app.name, "checkpoints")
+        metrics = CollectorRegistry()
         with ExitStack() as stack:
+            endpoint = Endpoint(metrics, self.app.name, self.metrics, "learn.metrics")
+            stack.enter_context(closing(endpoint))
             live = stack.enter_context(closing(LiveLog(self.kafka, self.app.name)))
             dead = stack.enter_context(closing(open_log(self.kafka, self.app.name, DEAD)))
             lease = stack.enter_context(Lease(self.redis, self.app.name))
@@ -100,9 +109,11 @@ class Live:
                 checkpoints=checkpoints,
                 checkpoint_every=self.checkpoint_every,
                 epoch=epoch,
+                checkpointed=newest.step if newest else 0,
                 stop=self.stop,
                 on_step=on_step,
             )
+            metrics.register(Metrics(learner, loop, live.ends))
             if self._warm_up(learner, loop, read):
                 learn(live, learner, loop, live.until if self.until_end else None)
             out = report(learner, time.perf_counter() - started)

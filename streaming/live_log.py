@@ -19,7 +19,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from features.events import End
 from streaming.eventlog import Chunk, Position, Reader
-from streaming.kafkalog import ANSWER_S, KafkaLog
+from streaming.kafkalog import ANSWER_S, KafkaLog, KafkaReader
 from streaming.sections import Kafka
 from streaming.topics import live_partitions, prefix
 
@@ -44,6 +44,7 @@ class LiveLog(KafkaLog):
         partitions = [(topic, p) for topic, n in self.topics.items() for p in range(n)]
         self.until: Position = dict.fromkeys(partitions, sys.maxsize)
         self._committing: Future[Any] | None = None
+        self._reading: KafkaReader | None = None
 
     def identity(self) -> str:
         """SHA-256 over the topics' ids, in hex: other ones are another log."""
@@ -61,7 +62,14 @@ class LiveLog(KafkaLog):
 
     def reader(self, position: Position | None = None) -> Reader:
         there = {tp: offset for tp, offset in (position or {}).items() if tp in self.until}
-        return _LiveReader(super().reader(there), self.until)
+        reader = super().reader(there)
+        assert isinstance(reader, KafkaReader)
+        self._reading = reader
+        return _LiveReader(reader, self.until)
+
+    def ends(self) -> Position:
+        """Where the partitions that are read end, as far as known. Any thread may ask."""
+        return {} if self._reading is None else self._reading.ends()
 
     @property
     def ended(self) -> list[list[Any]]:

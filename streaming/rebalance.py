@@ -17,6 +17,8 @@ from model.weighting import normalise
 from streaming.drift import DriftEvent
 
 POLICIES = ("none", "boost")
+TASK_MOVES, MOVES = ("weight", "tower_lr"), ("row_lr", "frozen")
+"""What a decision can be about: of one task, and of all."""
 _SETTLED = 0.01  # a multiplier this near 1 is 1
 _HEAVIEST = 100.0
 
@@ -32,7 +34,7 @@ class Adjustment:
 
 @dataclass(frozen=True)
 class Decision:
-    """One move: `what` is "weight", "tower_lr", "row_lr" or "frozen" (0 or 1).
+    """One move: `what` is one of `TASK_MOVES` or `MOVES` ("frozen" is 0 or 1).
 
     `task` is empty where all tasks share it. `before` and `after` are multipliers.
     """

@@ -25,6 +25,7 @@ class Scores:
             Metrics(schema),
             Metrics(schema),
         )
+        self._complete: Metrics | None = None
         self.curve: list[dict[str, Any]] = []
         self.examples = 0
 
@@ -38,7 +39,7 @@ class Scores:
         if before // WINDOW != self.examples // WINDOW:
             self.curve.append({"example": self.examples, **_headline(self.recent)})
             del self.curve[:-MOST_POINTS]
-            self.recent = Metrics(self.schema)
+            self._complete, self.recent = self.recent, Metrics(self.schema)
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """By task: kind, count, and the figures of `served` and `progressive`."""
@@ -54,6 +55,11 @@ class Scores:
     def headline(self) -> dict[str, Any]:
         """One figure a task, of what was served lately: AUC, or the mean squared error."""
         return _headline(self.recent if self.recent.counts.any() else self.served)
+
+    def lately(self) -> dict[str, dict[str, Any]]:
+        """By task: the served figures of the last point of the curve; before the first one, since
+        the start, of what there is."""
+        return (self._complete or self.recent).figures()
 
     def state(self) -> dict[str, Any]:
         meters = {name: getattr(self, name).state() for name in ("served", "progressive", "recent")}
