@@ -3,18 +3,23 @@ what can't be used is a dead letter; and it waits for a store that is away."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 import redis
 from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
+from prometheus_client.parser import text_string_to_metric_families
 from pure_windows import differing
 from replays import LOGS
 from workers import Command
@@ -87,13 +92,18 @@ class Topics:
 
     def ingest(self, url: str, instance: str = "one") -> Command:
         """The worker's process; killed if it is still there at the end."""
-        environ = {
-            "FRESHET_KAFKA__BOOTSTRAP": self.broker,
-            "FRESHET_FEATURES__FOLDER": str(self.folder / "features"),
-            "FRESHET_INGEST__INSTANCE": instance,
+        return self.worker(
+            "ingest", url, self.folder / f"{instance}.log", INGEST__INSTANCE=instance
+        )
+
+    def worker(self, name: str, url: str, said: Path, *words: str, **settings: str) -> Command:
+        settings |= {
+            "KAFKA__BOOTSTRAP": self.broker,
+            "FEATURES__FOLDER": str(self.folder / "features"),
+            "LEARN__CHECKPOINTS": str(self.folder / "checkpoints"),
         }
-        words = ["ingest", f"{self.file}:app", "--redis", url]
-        return Command(words, environ, self.folder / f"{instance}.log")
+        environ = {f"FRESHET_{name}": value for name, value in settings.items()}
+        return Command([name, f"{self.file}:app", "--redis", url, *words], environ, said)
 
     def differing(self, url: str) -> dict[str, int]:
         windows = Windows(self.app.schema, self.app.aggregates)
@@ -109,6 +119,26 @@ def topics(broker: str, folder: Path, data: Path, rows: int | None) -> Iterator[
     finally:
         made.log.delete_topics()
         made.log.close()
+
+
+def shown(address: str) -> dict[str, float]:
+    """What a worker's metrics sum up to, by name; nothing before it shows any."""
+    try:
+        with urlopen(f"http://{address}/metrics") as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+    except URLError:
+        return {}
+    names = {sample.name for family in families for sample in family.samples}
+    return {
+        name: sum(s.value for family in families for s in family.samples if s.name == name)
+        for name in names
+    }
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def commands(client: redis.Redis) -> int:
@@ -205,3 +235,48 @@ def test_rows_of_another_layout_end_it_in_one_line(
         assert code == 2 and worker.said.read_text().count("\n") == 1, worker.said.read_text()
         assert "aggregates changed" in worker.said.read_text()
         assert made.acknowledged() == acknowledged
+
+
+def test_both_workers_show_what_they_do_and_say_it_in_json(
+    kafka, data_dir, redis_client, redis_url, tmp_path
+):
+    """Away from a terminal, as they are here."""
+    rows, at = 2_000, {name: free_address() for name in ("ingest", "learn")}
+    with topics(kafka, tmp_path, data_dir, rows) as made:
+        made.log.append("impressions", b"1", b'{"type": "impre', 1, 0)
+        made.log.flush()
+        said = {name: tmp_path / f"{name}.log" for name in at}
+        often = ("--set", "publish_every=10", "--checkpoint-every", "10")
+        with (
+            made.worker(
+                "ingest", redis_url, said["ingest"], LOG__LEVEL="info", INGEST__METRICS=at["ingest"]
+            ) as ingest,
+            made.worker(
+                "learn", redis_url, said["learn"], *often,
+                LOG__LEVEL="info", LEARN__METRICS=at["learn"],
+            ) as learn,
+        ):  # fmt: skip
+            for name, worker in (("ingest", ingest), ("learn", learn)):
+                worker.until(lambda name=name: shown(at[name]).get("freshet_events_read_total"))
+                worker.until(lambda name=name: shown(at[name]).get("freshet_lag_events") == 0)
+            ingest.until(lambda: made.settled(redis_url))
+            learn.until(lambda: shown(at["learn"])["freshet_checkpoint_step"] == 30)
+            by_ingest, by_learn, records = shown(at["ingest"]), shown(at["learn"]), made.records
+            lines = {name: path.read_text().splitlines() for name, path in said.items()}
+            with urlopen(f"http://{at['learn']}/healthz") as answer:
+                assert answer.status == 200
+            learn.stop()
+            ingest.stop()
+    assert by_ingest["freshet_events_read_total"] >= records
+    assert by_ingest["freshet_rows_written_total"] > rows
+    assert by_ingest["freshet_store_seconds_count"] > 0
+    assert by_ingest["freshet_events_bad_total"] == by_learn["freshet_events_bad_total"] == 1
+    assert by_learn["freshet_examples_total"] >= 30 * 64
+    assert by_learn["freshet_batch_seconds_count"] > by_learn["freshet_batches_total"] > 0
+    assert by_learn["freshet_published_version"] == 30
+    assert by_learn["freshet_lease_epoch"] == 1
+    assert 0 < by_learn["freshet_watermark_delay_seconds"] < 10 * 365 * 86_400
+    for name, of_worker in lines.items():
+        events = [json.loads(line) for line in of_worker]
+        assert all({"time", "level", "logger", "message"} <= event.keys() for event in events)
+        assert any(event.get("offset") is not None for event in events), name
