@@ -216,10 +216,15 @@ def test_it_waits_for_redis_and_can_be_ended_while_it_waits(kafka, data_dir, tmp
             assert made.acknowledged() == made.records
 
 
-def test_rows_of_another_layout_end_it_in_one_line(
+def test_no_redis_or_rows_of_another_layout_end_it_in_one_line(
     kafka, data_dir, redis_client, redis_url, tmp_path
 ):
     with topics(kafka, tmp_path, data_dir, 500) as made:
+        nobody = f"redis://{free_address()}/0"
+        with made.ingest(nobody, "none") as worker:
+            assert worker.wait() == 1
+        (line,) = worker.said.read_text().splitlines()
+        assert json.loads(line)["level"] == "critical" and "feature store" in line, line
         with made.ingest(redis_url) as worker:
             worker.until(lambda: made.settled(redis_url))
             worker.stop()
