@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+ROWS = ("json", "latency", "weights")
+
 
 @click.group()
 def bench() -> None:
@@ -27,20 +29,62 @@ def bench() -> None:
     type=click.Path(path_type=Path),
     help="KuaiRand's events, of which the work is made.",
 )
-@click.option("--events", type=click.IntRange(4_000), default=2_000_000, show_default=True)
-@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--row",
+    "rows",
+    type=click.Choice(ROWS),
+    multiple=True,
+    help="Only this one; may be given again.  [default: all]",
+)
+@click.option(
+    "--events",
+    type=click.IntRange(4_000),
+    default=2_000_000,
+    show_default=True,
+    help="Of the row json.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=30.0,
+    show_default=True,
+    help="Of the row latency.",
+)
+@click.option(
+    "--runs", type=click.IntRange(1), default=5, show_default=True, help="Of json and weights."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def pipeline(broker: str, log_path: Path, events: int, runs: int, as_json: bool) -> None:
-    """From Kafka to batches of 1,024: decode, merge, windows and join."""
-    from streaming.bench.pipeline import run
+def pipeline(
+    broker: str,
+    log_path: Path,
+    rows: tuple[str, ...],
+    events: int,
+    seconds: float,
+    runs: int,
+    as_json: bool,
+) -> None:
+    """From Kafka to batches, and on to weights.
+
+    \b
+    json     Kafka to batches of 1,024: decode, merge, windows and join
+    latency  of a batch of 64 at 2,000 events a second, after its closing event
+    weights  Kafka to trained weights, the shipped kuairand application
+    """
+    from streaming.bench import latency, weights
+    from streaming.bench import pipeline as batches
     from streaming.collector import tune
 
     tune()
-    rows = run(broker, log_path, events, runs)
+    work = {
+        "json": lambda: batches.run(broker, log_path, events, runs),
+        "latency": lambda: latency.run(broker, log_path, seconds),
+        "weights": lambda: weights.run(broker, log_path, runs),
+    }
+    found = [work[name]() for name in rows or ROWS]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps(found, indent=2))
         return
-    for row in rows:
+    for row in found:
         click.echo(
             f"{row['name']}: {row['value']:,} {row['unit']}, {row['ratio']:.2f} times "
             f"{row['baseline']['name']} ({row['baseline']['value']:,}); {row['runs']} runs"

@@ -48,10 +48,13 @@ def serve(
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    from streaming.observe import logs
+
+    config = configured(config_path)
+    logs(config.log.level)
     from streaming.__main__ import load_application
     from streaming.serve.worker import run
 
-    config = configured(config_path)
     where = {"host": host, "port": port}
     given = {name: value for name, value in where.items() if value is not None}
     config = replace(config, serve=replace(config.serve, **given))  # type: ignore[arg-type]
@@ -61,5 +64,4 @@ def serve(
     address = redis or config.redis.address()
     lost = run(app, config, address, stop, lambda url: click.echo(f"serving {app.name}: {url}"))
     if lost:
-        click.echo(f"freshet: {lost} events are lost: Kafka did not take them", err=True)
         sys.exit(1)

@@ -49,8 +49,8 @@ def batches(log: EventLog) -> tuple[int, int]:
     return cuts, examples
 
 
-def run(broker: str, log_path: Path, events: int, runs: int) -> list[dict[str, Any]]:
-    """The rows of the benchmark. Both sides read the same topics, in turn."""
+def run(broker: str, log_path: Path, events: int, runs: int) -> dict[str, Any]:
+    """The row. Both sides read the same topics, in turn."""
     topics = {"impressions": reference.PARTITIONS, "feedback": reference.PARTITIONS}
     log = KafkaLog(broker, topics, f"freshet.bench-{uuid.uuid4().hex[:12]}.")
     try:
@@ -72,16 +72,14 @@ def run(broker: str, log_path: Path, events: int, runs: int) -> list[dict[str, A
         log.delete_topics()
         log.close()
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return [
-        {
-            "name": "pipeline.json",
-            "value": round(statistics.median(ours)),
-            "unit": "events/s",
-            "baseline": {"name": "plain", "value": round(statistics.median(theirs))},
-            "ratio": round(statistics.median(ratios), 2),
-            "runs": runs,
-        }
-    ]
+    return {
+        "name": "pipeline.json",
+        "value": round(statistics.median(ours)),
+        "unit": "events/s",
+        "baseline": {"name": "plain", "value": round(statistics.median(theirs))},
+        "ratio": round(statistics.median(ratios), 2),
+        "runs": runs,
+    }
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -54,8 +54,8 @@ class Outbox:
 
     @property
     def waiting(self) -> int:
-        """Events that Kafka has not taken yet."""
-        return len(self._producer)
+        """Events that Kafka has not taken yet; heartbeats are none."""
+        return max(0, len(self._producer) - self._beats)
 
     def append(self, topic: str, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
         """Raises BufferError where the buffer is full: the event is not taken."""
@@ -74,10 +74,11 @@ class Outbox:
         self._stop.set()
         self._thread.join()
         self._producer.flush(seconds)
-        if left := len(self._producer):
+        if len(self._producer):
+            left = self.waiting
             self._producer.purge()
             self._producer.flush(1.0)
-            log.error("%d events not delivered: Kafka did not take them in %.0f s", left, seconds)
+            log.error("%d events are lost: Kafka did not take them within %g s", left, seconds)
         return self.lost
 
     def _run(self) -> None:

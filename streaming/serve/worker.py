@@ -5,22 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 from features.feast_store import FeastStore
 from features.windows import Windows
 from streaming.application import Application
+from streaming.collector import tune
 from streaming.config import Config
 from streaming.redis_registry import RedisRegistry
 from streaming.serve.listen import Listener
 from streaming.serve.metrics import Metrics
 from streaming.serve.outbox import Outbox
-from streaming.serve.server import Server
+from streaming.serve.server import Hooks, Server
 from streaming.serve.stored import StoredFeatures
+from streaming.serve.versions import Loaded
 from streaming.state_folder import state_folder
 
 DRAIN_S = 3.0
+DAY_S = 86_400
 STORE_S = 0.5
 """How long Redis may take, a try: a client waits."""
 
@@ -42,7 +46,9 @@ def run(
         metrics = Metrics()
         metrics.buffer.set_function(lambda: outbox.waiting)
         features = StoredFeatures(app, store, outbox.topics["impressions"], metrics)
-        server = Server(app, outbox, registry, features, metrics)
+        hooks = Hooks(on_load=partial(_freshness, metrics))
+        server = Server(app, outbox, registry, features, metrics, hooks=hooks)
+        tune()
         try:
             with Listener(server, config.serve.host, config.serve.port) as listener:
                 on_start(listener.url)
@@ -50,3 +56,13 @@ def run(
         finally:
             lost = outbox.close(DRAIN_S)
     return lost
+
+
+def _freshness(metrics: Metrics, loaded: Loaded) -> None:
+    """How long ago the first and the last label closed that this version has learned, and none
+    before it; labels of a historical log's time say nothing of that."""
+    for name in ("closed_from_ms", "closed_to_ms"):
+        if (closed_ms := loaded.manifest.meta.get(name)) is not None:
+            seconds = (loaded.at_ms - closed_ms) / 1000
+            if 0 <= seconds < DAY_S:
+                metrics.label_to_served.observe(seconds)
