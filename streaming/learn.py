@@ -46,12 +46,20 @@ class Loop:
     on_publish: Callable[[Published], None] = lambda published: None
 
 
-def learn(events: EventLog, learner: Learner, loop: Loop, until: Position | None = None) -> bool:
+def learn(
+    events: EventLog,
+    learner: Learner,
+    loop: Loop,
+    until: Position | None = None,
+    go_on: bool = False,
+) -> bool:
     """Consumes the log up to the position `until`, or for ever; False where it was stopped before.
 
-    It stops, after the cut at hand and with a checkpoint, when `loop.stop` is set.
+    What has been learned is published and kept there, and with `go_on` it waits for more. It stops,
+    after the cut at hand and with a checkpoint, when `loop.stop` is set.
     """
     reader = events.reader(learner.position)
+    published = -1
     try:
         while True:
             for step in learner.steps():
@@ -64,9 +72,12 @@ def learn(events: EventLog, learner: Learner, loop: Loop, until: Position | None
                 _checkpoint(learner, loop)
                 return False
             if until is not None and all(learner.position[tp] >= end for tp, end in until.items()):
-                _publish(learner, loop)
-                _checkpoint(learner, loop)
-                return True
+                if learner.trainer.steps != published:
+                    _publish(learner, loop)
+                    _checkpoint(learner, loop)
+                    published = learner.trainer.steps
+                if not go_on:
+                    return True
             _read(reader, learner, loop)
     finally:
         reader.close()

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from streaming.application import Application
 from streaming.checkpoint import Checkpoint
+from streaming.collector import tune
 from streaming.dlq import DeadLetterTopic
 from streaming.eventlog import EventLog
 from streaming.history import read_rows, side_tables
@@ -113,9 +114,10 @@ class Live:
                 stop=self.stop,
                 on_step=on_step,
             )
+            tune()
             metrics.register(Metrics(learner, loop, live.ends))
             if self._warm_up(learner, loop, read):
-                learn(live, learner, loop, live.until if self.until_end else None)
+                learn(live, learner, loop, live.until, go_on=not self.until_end)
             out = report(learner, time.perf_counter() - started)
             out["events"]["bad"] += read.get("bad_rows", 0)
             return {**out, "epoch": epoch, "unpublished": loop.unpublished}

@@ -12,6 +12,7 @@ from features.feast_store import FeastStore
 from features.rows import stored_kinds
 from features.windows import Windows
 from streaming.application import Application
+from streaming.collector import tune
 from streaming.config import Config
 from streaming.dlq import AT, DeadLetterTopic
 from streaming.eventlog import EventLog
@@ -59,6 +60,7 @@ def run(app: Application, config: Config, redis: str) -> None:
         store.apply()
         measured = MeasuredStore(store, metrics)
         batches = Batches(app, recall, measured, _letters(dead), there[ITEMS], metrics)
+        tune()
         asyncio.run(_until_signalled(app, config, batches, measured, metrics.places))
 
 

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -39,6 +40,7 @@ ROWS = 8_000
 PARTITIONS = 4
 EVERY = 20
 END_S = 10
+NONE = SimpleNamespace(version=None)
 
 MODULE = """
 from dataclasses import replace
@@ -170,6 +172,17 @@ def test_the_live_run_is_a_replay(whole, undisturbed, redis_client, redis_url, t
     again = Replay(whole.app, live=True, kafka=Kafka(whole.broker)).run()
     assert again is not None and again["state_hash"] == report["state_hash"]
     assert again["tasks"] == report["tasks"]
+
+
+def test_the_end_of_the_log_is_published_and_more_is_waited_for(
+    whole, undisturbed, redis_client, redis_url, tmp_path
+):
+    registry = RedisRegistry(redis_url, whole.name)
+    with closing(registry), learner(whole, redis_url, tmp_path) as process:
+        assert until(process, lambda: (registry.latest() or NONE).version == undisturbed["steps"])
+        process.send_signal(signal.SIGTERM)
+        report = ended(process, END_S)
+    assert report["state_hash"] == undisturbed["state_hash"]
 
 
 def test_a_replay_of_live_topics_goes_on_where_they_ended_before(kafka, halves, tmp_path):

@@ -62,7 +62,7 @@ def local(kafka, files, tmp_path) -> Iterator[Local]:
     environ = {
         "FRESHET_FILES": str(files),
         "FRESHET_APP": "my_app.py:app",
-        "FRESHET_LEARN": "--until-end --json",
+        "FRESHET_LEARN": "--json",
         "FRESHET_PRODUCE": f"--log {LOG} --end",
     }
     with Local(kafka, tmp_path, environ) as local:
@@ -92,20 +92,15 @@ def test_a_log_goes_in_and_what_has_learned_its_end_is_served(
     local.stop("learn")  # in the middle
     local.ended("produce")
     local.up("learn")
-    report = report_in(local.ended("learn"))
-    until(local, lambda: ask(local, "/readyz")["version"] == report["steps"])
+    past = replayed("kuairand", "--log", LOG, folder=files)
+    until(local, lambda: ask(local, "/readyz")["version"] == past["steps"])
+    report = report_in(local.stop("learn"))
     assert report["snapshots"][-1]["example"] == report["examples"] > 40_000
     assert report["unpublished"] == report["events"]["bad"] == 0
 
-    words = ["replay", "my_app.py:app", "--json", "--live", "--broker", kafka]
-    with Command(words, {}, tmp_path / "live.log", files) as live:
-        words = ["replay", "kuairand", "--json", "--log", LOG]
-        with Command(words, {}, tmp_path / "past.log", files) as past:
-            for command in (live, past):
-                assert command.wait() == 0, command.said.read_text()
-                again = report_in(command.said.read_text())
-                assert again["state_hash"] == report["state_hash"]
-                assert again["tasks"] == report["tasks"]
+    live = replayed("my_app.py:app", "--live", "--broker", kafka, folder=files)
+    for again in (past, live):
+        assert again["state_hash"] == report["state_hash"] and again["tasks"] == report["tasks"]
 
     with closing(open_log(Kafka(kafka), app.name, "impressions", "feedback", ITEMS)) as events:
         with closing(Lags(kafka, app.name, events)) as lags:
@@ -121,6 +116,15 @@ def test_a_log_goes_in_and_what_has_learned_its_end_is_served(
     local.stop("serve")
     local.stop("ingest")
     assert sum(log.end_position().values()) >= sum(before.values()) + 2
+
+
+def replayed(*words: str, folder: Path) -> dict[str, Any]:
+    """The report of `freshet replay` with these words, in this folder."""
+    with Command(
+        ["replay", *words, "--json"], {}, folder / f"{uuid.uuid4().hex}.log", folder
+    ) as command:
+        assert command.wait() == 0, command.said.read_text()
+        return report_in(command.said.read_text())
 
 
 def ingests(sample: dict[str, float]) -> float:
