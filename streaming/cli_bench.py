@@ -144,7 +144,6 @@ def soak(out: Path | None, folder: Path | None, as_json: bool, **options: Any) -
     Memory, threads, open files and lag of `freshet ingest`, `learn` and `serve`, sampled; Ctrl-C
     ends it early, with what there is.
     """
-    from streaming.__main__ import cli
     from streaming.bench.soak import Soak
     from streaming.bench.soak_summary import table
 
@@ -167,7 +166,6 @@ def soak(out: Path | None, folder: Path | None, as_json: bool, **options: Any) -
             folder=folder or Path(stack.enter_context(TemporaryDirectory(prefix="freshet-soak-"))),
             every_s=options.pop("every"),
             window_s=options.pop("window"),
-            serves="serve" in cli.commands,
             stop=stop,
             on_sample=on_sample,
             **options,

@@ -1,8 +1,9 @@
 """`freshet bench soak`: the workers on KuaiRand, looped in wall time, and whether they stay flat.
 
-Real processes of an application of a fresh name: `freshet ingest`, `freshet learn` and, where it is
-there, `freshet serve`. The log is sent again and again, each time with fresh ids, so that users do
-in a minute what they did in a week: the rates are not KuaiRand's, the volume and the work are.
+Real processes of an application of a fresh name: `freshet ingest`, `freshet learn` and `freshet
+serve`, whose visitors rank the log's own items. The log is sent again and again, each time with
+fresh ids, so that users do in a minute what they did in a week: the rates are not KuaiRand's, the
+volume and the work are.
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ class Soak:
     rate: float = 2_000.0
     every_s: float = 10.0
     window_s: float = 600.0
-    serves: bool = False
     stop: Event = field(default_factory=Event)
     on_sample: Callable[[Sample], None] = lambda sample: None
 
@@ -79,7 +79,7 @@ class Soak:
             stack.callback(topics.delete_topics)
             workers = stack.enter_context(_Workers(self._environ(), self.folder, ended))
             port = _free_port()
-            for name in ("ingest", "learn", *(["serve"] if self.serves else [])):
+            for name in ("ingest", "learn", "serve"):
                 workers.start(name, f"{self.folder / 'soak_app.py'}:app", port)
             visitors = stack.enter_context(closing(Visitors(app, port, RANKINGS_S)))
             source = stack.enter_context(_Source(self, app, visitors.lately))
@@ -98,8 +98,7 @@ class Soak:
                     (source.sent.events - sent_before["source.events"]) / passed_s
                 )
                 sample |= processes.sample() | lags.sample() | stores.sample()
-                if self.serves:
-                    sample |= {"serve.ranked": visitors.ranked, "serve.failed": visitors.failed}
+                sample |= {"serve.ranked": visitors.ranked, "serve.failed": visitors.failed}
                 samples.append(sample)
                 self.on_sample(sample)
                 workers.check()

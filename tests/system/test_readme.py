@@ -7,12 +7,19 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from workers import Command
+
+from features.events import TOPICS
+from streaming.sections import Kafka
+from streaming.topics import DEAD, ITEMS, open_log
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -61,7 +68,7 @@ def hashes() -> dict[str, str]:
     return {}
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("freshet")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("freshet replay")])
 def test_the_replays_run_and_agree(command, folder, kafka, hashes):
     words = shlex.split(command.replace("localhost:9092", kafka))
     done = subprocess.run(
@@ -81,6 +88,35 @@ def test_the_replays_run_and_agree(command, folder, kafka, hashes):
         assert (
             json.loads((folder / "report.json").read_text())["state_hash"] == report["state_hash"]
         )
+
+
+def test_the_workers_run_side_by_side_and_end(folder, kafka, redis_client, redis_url):
+    environ = {"FRESHET_KAFKA__BOOTSTRAP": kafka, "FRESHET_REDIS__URL": redis_url}
+    environ |= {"XDG_STATE_HOME": str(folder / "state"), "FRESHET_SERVE__PORT": "0"}
+    lines = [c for c in COMMANDS if c.startswith("freshet") and not c.startswith("freshet replay")]
+    words = [shlex.split(line, comments=True)[1:] for line in lines]
+    create, *workers = words
+    assert create[:2] == ["topics", "create"]
+    assert [name for name, _ in workers] == ["ingest", "learn", "serve"]
+    with ExitStack() as stack:
+        with Command(create, environ, folder / "create.log", folder) as command:
+            assert command.wait() == 0, command.said.read_text()
+        running = [
+            stack.enter_context(Command(w, environ, folder / f"{w[0]}.log", folder))
+            for w in workers
+        ]
+        *_, serve = running
+        serve.until(lambda: "serving films: http://" in serve.said.read_text())
+        feed = ["produce", "my_app.py:app", "--log", "events.parquet", "--end"]
+        with Command(feed, environ, folder / "produce.log", folder) as command:
+            assert command.wait() == 0, command.said.read_text()
+        url = re.search(r"http://\S+", serve.said.read_text())[0]
+        serve.until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        for worker in running:
+            worker.stop()
+    log = open_log(Kafka(kafka), "films", *TOPICS, ITEMS, DEAD)
+    log.delete_topics()
+    log.close()
 
 
 def test_the_picture_is_there():

@@ -49,12 +49,12 @@ def test_a_soak_samples_its_workers_and_sums_up(kafka, redis_url, data_dir, tmp_
     *samples, last = lines_of(tmp_path)
     assert last["summary"] == found and len(samples) >= 5
     for sample in samples:
-        for worker in ("ingest", "learn", "soak"):
+        for worker in ("ingest", "learn", "serve", "soak"):
             assert all(f"{worker}.{figure}" in sample for figure in FIGURES)
         assert sample["learn.lag"] >= 0 and sample["ingest.lag"] >= 0
     assert samples[-1]["source.events"] > samples[0]["source.events"]
     assert samples[-1]["kafka.records"] > 0 and samples[-1]["redis.used_mib"] > 0
-    assert {"ingest", "learn"} <= set(found["ended"])
+    assert {"ingest", "learn", "serve"} == set(found["ended"])
     assert set(found["figures"]) == {name for s in samples for name in s} - {"t_s"}
 
 
@@ -67,7 +67,7 @@ def test_ctrl_c_ends_it_in_order_with_what_there_is(kafka, redis_url, data_dir, 
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     found = ended(process)
-    assert 0 < found["minutes"] < 60 and {"ingest", "learn"} <= set(found["ended"])
+    assert 0 < found["minutes"] < 60 and {"ingest", "learn", "serve"} == set(found["ended"])
     assert workers and not any(worker.is_running() for worker in workers)
 
 
