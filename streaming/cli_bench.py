@@ -81,14 +81,45 @@ def pipeline(
         "weights": lambda: weights.run(broker, log_path, runs),
     }
     found = [work[name]() for name in rows or ROWS]
+    _show(found, as_json)
+
+
+@bench.command()
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def train(runs: int, device: str, as_json: bool) -> None:
+    """The shipped train step: an MMoE of 8 experts and 6 tasks, one thread.
+
+    Against the same network as most would write it first, River's factorisation machine, and the
+    machine's own matrix products.
+    """
+    from streaming.bench.train import run
+
+    _show(run(runs, device), as_json)
+
+
+@bench.command()
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def score(runs: int, as_json: bool) -> None:
+    """Scoring 500 candidates of one user, one thread."""
+    from streaming.bench.score import run
+
+    _show([run(runs)], as_json)
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(rows, indent=2))
         return
-    for row in found:
-        click.echo(
-            f"{row['name']}: {row['value']:,} {row['unit']}, {row['ratio']:.2f} times "
-            f"{row['baseline']['name']} ({row['baseline']['value']:,}); {row['runs']} runs"
-        )
+    for row in rows:
+        base = row["baseline"]
+        line = f"{row['name']}: {row['value']:,} {row['unit']}, {row['ratio']:.2f} times "
+        line += f"{base['name']} ({base['value']:,}); {row['runs']} runs"
+        if "loss" in row:
+            line += f"; loss {row['loss']:.4f}, {base['name']} {base['loss']:.4f}"
+        click.echo(line)
 
 
 @bench.command()
