@@ -8,43 +8,15 @@ logits = towers(sharing([deep, dense, products])) + wide + linear(dense)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import nn
 
-from model.batch import Layout
+from model.batch import Inputs, Layout
 from model.layers import Towers
 from model.schema import Schema
-from model.sharing import MMoE, SharedBottom
-
-SHARING = ("shared_bottom", "mmoe")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """`width` of the bottom or of each expert; `tower`: the hidden width of each task's tower.
-
-    `products` names pairs of bags whose rows are multiplied, number by number, as added inputs;
-    by default those of `pairs`.
-    """
-
-    sharing: str = "mmoe"
-    experts: int = 4
-    width: int = 64
-    tower: int = 32
-    products: tuple[tuple[str, str], ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.sharing not in SHARING:
-            raise ValueError(
-                f"NetworkConfig.sharing is {self.sharing!r}: expected one of {', '.join(SHARING)}"
-            )
-        for name in ("experts", "width", "tower"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"NetworkConfig.{name} is {getattr(self, name)}: expected 1 or more"
-                )
+from model.sharing import sharing
+from model.structure import NetworkConfig
 
 
 def pairs(schema: Schema, layout: Layout) -> tuple[tuple[str, str], ...]:
@@ -58,6 +30,9 @@ def pairs(schema: Schema, layout: Layout) -> tuple[tuple[str, str], ...]:
 
 
 class Network(nn.Module):
+    """`reads` is the layout of the rows that it reads, `copies` how many an id has there."""
+
+    copies = 1
     left: torch.Tensor
     right: torch.Tensor
 
@@ -70,22 +45,33 @@ class Network(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
+        self.reads = layout
         named = pairs(schema, layout) if config.products is None else config.products
         places = torch.tensor([[layout.bag(a), layout.bag(b)] for a, b in named], dtype=torch.long)
         self.register_buffer("left", places.reshape(-1, 2)[:, 0].contiguous(), persistent=False)
         self.register_buffer("right", places.reshape(-1, 2)[:, 1].contiguous(), persistent=False)
         tasks = len(schema.tasks)
         inputs = (len(layout.bags) + len(named)) * dim + len(layout.dense)
-        self.sharing: nn.Module
-        if config.sharing == "mmoe":
-            self.sharing = MMoE(inputs, tasks, config.width, config.experts, generator)
-        else:
-            self.sharing = SharedBottom(inputs, tasks, config.width, generator)
+        self.sharing = sharing(config, inputs, tasks, generator)
         widest = max(task.outputs for task in schema.tasks)
         self.towers = Towers(tasks, config.width, config.tower, widest, generator)
         self.linear = nn.Parameter(torch.zeros(len(layout.dense), schema.outputs))
         self.bias = nn.Parameter(torch.zeros(schema.outputs))
         self.outputs = [task.outputs for task in schema.tasks]
+
+    def rows_of(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """The keys and weights of the rows that it reads."""
+        return inputs.keys, inputs.weights
+
+    def own(self, rates: torch.Tensor) -> list[tuple[nn.Parameter, torch.Tensor]]:
+        """The parameters that are a single task's, with what `rates` [task] are for each number:
+        towers, own experts and branches, linear terms."""
+        of_task = [*self.towers.parameters(), *self.sharing.own()]
+        of_output = rates.repeat_interleave(torch.tensor(self.outputs, device=rates.device))
+        return [
+            *((p, rates.view(-1, *[1] * (p.dim() - 1))) for p in of_task),
+            *((p, of_output) for p in (self.linear, self.bias)),
+        ]
 
     def forward(self, deep: torch.Tensor, wide: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         parts = [deep.flatten(1), dense]

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from model.alone import Alone
 from model.batch import Batch, Inputs, Layout
 from model.embedding import Embedding, EmbeddingConfig
 from model.labels import LabelPrior
 from model.layers import Standardiser
 from model.losses import Objective
-from model.network import Network, NetworkConfig
+from model.network import Network
 from model.optim import RowOptimiser
 from model.schema import Schema
+from model.structure import NetworkConfig
 
 FORMAT = 1
 
@@ -46,23 +48,25 @@ class Predictor:
         self.schema, self.layout, self.config = schema, layout, network
         self.batch_size, self.device = batch_size, device
         generator = torch.Generator().manual_seed(seed)
-        self.network = Network(schema, layout, network, embedding.dim, generator).to(device)
-        self.embedding = Embedding(layout, schema.outputs, embedding, rows, seed, device)
+        kind = Alone if network.sharing == "single_task" else Network
+        self.network = kind(schema, layout, network, embedding.dim, generator).to(device)
+        reads = self.network.reads
+        self.embedding = Embedding(reads, schema.outputs, embedding, rows, seed, device)
         self.objective = Objective(schema, device)
         self.dense = Standardiser(len(layout.dense))
         self.labels = LabelPrior(self.objective)
-        shape = (batch_size, len(layout.bags), embedding.dim)
+        shape = (batch_size, len(reads.bags), embedding.dim)
         self._deep = torch.zeros(shape, device=device, requires_grad=True)
         self._wide = torch.zeros(batch_size, schema.outputs, device=device)
-        self._keys = np.zeros((batch_size, layout.slots), np.int64)
-        self._weights = np.zeros((batch_size, layout.slots), np.float32)
+        self._keys = np.zeros((batch_size, reads.slots), np.int64)
+        self._weights = np.zeros((batch_size, reads.slots), np.float32)
         self._dense = np.zeros((batch_size, len(layout.dense)), np.float32)
 
     def read(self, inputs: Inputs) -> Block:
         """The block of at most `batch_size` rows; its tensors are good until the next call."""
         n = len(inputs)
-        self._keys[:n], self._keys[n:] = inputs.keys, 0
-        self._weights[:n] = inputs.weights
+        self._keys[:n], self._weights[:n] = self.network.rows_of(inputs)
+        self._keys[n:] = 0
         self._dense[:n], self._dense[n:] = self.dense.transform(inputs.dense), 0
         index = self.embedding.find(self._keys)
         with torch.no_grad():
@@ -142,12 +146,9 @@ class Scorer:
         self.meta = meta
         self.schema = Schema.from_json(meta["schema"])
         self.layout = Layout.from_dict(meta["layout"])
-        network = dict(meta["network"])
-        if network["products"] is not None:
-            network["products"] = tuple(tuple(pair) for pair in network["products"])
         self._predictor = Predictor(
-            self.schema, self.layout, NetworkConfig(**network), EmbeddingConfig(dim=meta["dim"]),
-            RowOptimiser("sgd"), meta["batch_size"], seed=0,
+            self.schema, self.layout, NetworkConfig.from_dict(meta["network"]),
+            EmbeddingConfig(dim=meta["dim"]), RowOptimiser("sgd"), meta["batch_size"], seed=0,
         )  # fmt: skip
         state: dict[str, Any] = {"network": {}, "embedding": {}, "dense": {}, "labels": {}}
         for name, array in arrays.items():

@@ -16,10 +16,10 @@ from model.batch import Batch, Inputs, Layout
 from model.digest import tree_hash
 from model.embedding import EmbeddingConfig
 from model.layers import flatten
-from model.network import NetworkConfig
 from model.optim import DenseOptimiser, RowOptimiser
 from model.schema import Schema
 from model.score import Block, Predictor
+from model.structure import NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,21 @@ class Trainer:
 
     def adjust(self, task_weights: np.ndarray, tower_lr: np.ndarray, row_lr: float) -> None:
         """Sets the tasks' weights in the loss, and multipliers of learning rates: each task's own
-        parameters (tower, linear terms, wide weights) and all embedding rows. Both [task]."""
+        parameters (tower, own experts or branch, linear terms, wide weights) and
+        all embedding rows. Weights and `tower_lr` are [task]."""
         self.task_weights = np.array(task_weights, np.float64)
         self.tower_lr = np.array(tower_lr, np.float64)
         self.row_lr = float(row_lr)
         of_output = self.predictor.objective.task_of_output
         rows, device = self.config.rows, self.config.device
-        rates = np.append(rows.lr, rows.wide_lr * self.tower_lr[of_output]) * self.row_lr
+        network = self.predictor.network
+        wide_lr = rows.wide_lr / network.copies  # their sum moves as one
+        rates = np.append(rows.lr, wide_lr * self.tower_lr[of_output]) * self.row_lr
         self._rates = torch.tensor(rates, dtype=torch.float32, device=device)
         self._moderated: list[tuple[torch.Tensor, torch.Tensor]] = []
         if (self.tower_lr != 1).any():
             by_task = torch.tensor(self.tower_lr, dtype=torch.float32, device=device)
-            by_output = by_task[torch.from_numpy(of_output).to(device)]
-            network = self.predictor.network
-            for weights in network.towers.parameters():
-                self._moderated.append((weights.data, by_task.view(-1, 1, 1)))
-            for weights in (network.linear, network.bias):
-                self._moderated.append((weights.data, by_output))
+            self._moderated = [(weights.data, rate) for weights, rate in network.own(by_task)]
 
     def predict(self, inputs: Inputs) -> np.ndarray:
         """float32 [n, outputs]: probabilities, or values for a regression. Changes nothing."""

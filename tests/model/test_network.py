@@ -6,28 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from model.network import Network, NetworkConfig, pairs
+from model.network import Network, pairs
 from model.sharing import MMoE, SharedBottom
+from model.structure import NetworkConfig
 
 
 def noisy(module: torch.nn.Module) -> torch.nn.Module:
     for p in module.parameters():
         torch.nn.init.normal_(p)
     return module
-
-
-def test_mmoe_is_the_sum_of_experts_by_gate() -> None:
-    """The plain loop of Ma et al. 2018, equations 6 and 7."""
-    mmoe = noisy(MMoE(5, 3, 4, 2, torch.Generator()))
-    x = torch.randn(6, 5)
-    out = mmoe(x).detach()
-    weight, bias = mmoe.weight.detach(), mmoe.bias.detach()
-    experts = [(x @ weight[:, e * 4 : e * 4 + 4] + bias[e * 4 : e * 4 + 4]).relu() for e in (0, 1)]
-    for k in range(3):
-        at = slice(8 + 2 * k, 10 + 2 * k)
-        gate = (x @ weight[:, at] + bias[at]).softmax(1)
-        expected = gate[:, :1] * experts[0] + gate[:, 1:] * experts[1]
-        assert torch.allclose(out[k], expected, atol=1e-5)
 
 
 def test_gates_start_equal() -> None:
@@ -92,8 +79,6 @@ def test_a_seed_gives_the_same_weights_whatever_the_global_state(small: SimpleNa
 
 
 def test_wrong_settings_are_named(small: SimpleNamespace) -> None:
-    with pytest.raises(ValueError, match="expected one of shared_bottom, mmoe"):
-        network(small, sharing="ple")
     with pytest.raises(ValueError, match=r"NetworkConfig\.width is 0"):
         network(small, width=0)
     with pytest.raises(ValueError, match="no bag is called 'price'"):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from model.network import NetworkConfig
 from model.score import Scorer
+from model.structure import NetworkConfig
 
 
 @pytest.mark.parametrize("network", [NetworkConfig(), NetworkConfig(products=(("user", "seen"),))])

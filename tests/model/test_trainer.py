@@ -7,7 +7,6 @@ import pytest
 
 from model.batch import Batch, Inputs
 from model.metrics import Metrics
-from model.network import NetworkConfig
 from model.optim import KINDS, DenseOptimiser, RowOptimiser
 from model.train import Trainer
 
@@ -183,9 +182,8 @@ def test_a_task_weight_of_zero_stops_its_learning(small: SimpleNamespace) -> Non
     assert (model.state()["model"]["network"]["linear"][:, 0] == before[:, 0]).all()
 
 
-@pytest.mark.parametrize("sharing", ["mmoe", "shared_bottom"])
-def test_all_kinds_of_task_are_learnt(small: SimpleNamespace, sharing: str) -> None:
-    model, found = small.trainer(network=NetworkConfig(sharing)), Metrics(small.SCHEMA)
+def test_all_kinds_of_task_are_learnt(small: SimpleNamespace) -> None:
+    model, found = small.trainer(), Metrics(small.SCHEMA)
     for seed in range(200):
         data = small.batch(seed)
         report = model.step(data)

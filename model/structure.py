@@ -1,0 +1,49 @@
+"""Which network a model has: its structure, its sizes, and what it is refused for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model.schema import nearest
+
+SHARING = ("single_task", "shared_bottom", "mmoe", "ple", "cross_stitch")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """`width` of the bottom, or of each expert or branch; `tower`: the hidden width of each task's
+    tower.
+
+    `experts` are those that all tasks read (of mmoe and ple), `own_experts` each task's beside them
+    (of ple). `levels` of ple (one is CGC) or cross_stitch stand one upon another. `products` names
+    pairs of bags whose rows are multiplied, number by number, as added inputs; by default those of
+    `network.pairs`.
+    """
+
+    sharing: str = "mmoe"
+    experts: int = 4
+    own_experts: int = 1
+    levels: int = 1
+    width: int = 64
+    tower: int = 32
+    products: tuple[tuple[str, str], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sharing not in SHARING:
+            raise ValueError(
+                f"NetworkConfig.sharing is {self.sharing!r}: {nearest(self.sharing, SHARING)}"
+            )
+        for name in ("experts", "own_experts", "levels", "width", "tower"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"NetworkConfig.{name} is {getattr(self, name)}: expected 1 or more"
+                )
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> NetworkConfig:
+        """From `asdict`, or from that as JSON."""
+        products = raw["products"]
+        pairs = None if products is None else tuple((a, b) for a, b in products)
+        return cls(**{**raw, "products": pairs})
