@@ -25,7 +25,7 @@ from streaming.cli_serve import serve
 if TYPE_CHECKING:
     from streaming.application import Application
 
-SHIPPED = ("simulated", "kuairand", "movielens", "elec2")
+SHIPPED = ("simulated", "kuairand", "movielens", "elec2", "census")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -182,10 +182,11 @@ def replay(
 ) -> None:
     """Learn from a historical log as if it were live, and report.
 
-    APP is an application of ours (simulated, kuairand, movielens, elec2) or yours, file.py:object.
-    The same log, settings and seed give the same state_hash, whatever the medium, the number of
-    partitions, or the interruptions: with --checkpoints, run the same command again to go on.
-    With --live it is the state that `freshet learn` has, or would have, of the same topics.
+    APP is an application of ours (simulated, kuairand, movielens, elec2, census) or yours,
+    file.py:object. The same log, settings and seed give the same state_hash, whatever the medium,
+    the number of partitions, or the interruptions: with --checkpoints, run the same command again
+    to go on. With --live it is the state that `freshet learn` has, or would have, of the same
+    topics.
     """
     from streaming.collector import tune
     from streaming.progress import Progress, summary

@@ -66,10 +66,11 @@ class Application:
     """What a team brings: a schema, features, a model, and `rows`, which turns one row of its log,
     with the side tables at hand, into an impression and its feedback (or None, to leave it out).
 
-    Rows are taken in the order of `time_column`, where one is named. `lateness_ms` is how far a
-    partition may run out of order; event ids are remembered `memory_ms`, by default (0) the longest
-    window and the lateness twice, and a minute. `tick_ms` also cuts batches at multiples of it in
-    event time (0: never). A version is published every `publish_every` batches.
+    Rows are taken in the order of `time_column`; where none is named as they stand, each with its
+    `row_number`. `lateness_ms` is how far a partition may run out of order; event ids are
+    remembered `memory_ms`, by default (0) the longest window and the lateness twice, and a minute.
+    `tick_ms` also cuts batches at multiples of it in event time (0: never). A version is published
+    every `publish_every` batches.
     """
 
     name: str

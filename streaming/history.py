@@ -33,7 +33,8 @@ def topics(partitions: int) -> dict[str, int]:
 
 def read_rows(app: Application, log: Path, limit: int | None = None) -> Iterator[Row]:
     """The rows of a Parquet file (or of those in a folder, but the side tables), in the order of
-    the time column, those without a time last.
+    the time column, those without a time last; of a log without one as they stand, with their
+    `row_number`.
 
     Raises ValueError at once where there is no such file, or no such column.
     """
@@ -60,6 +61,8 @@ def read_rows(app: Application, log: Path, limit: int | None = None) -> Iterator
         table = table.take(
             pc.sort_indices(table, sort_keys=[(app.time_column, "ascending", "at_end")])
         )
+    else:
+        table = table.append_column("row_number", pa.array(range(len(table)), pa.int64()))
     batches = table.slice(0, limit).to_batches(max_chunksize=4096)
     return (row for batch in batches for row in batch.to_pylist())
 

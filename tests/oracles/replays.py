@@ -15,6 +15,7 @@ LOGS = {
     "kuairand": "kuairand_events.parquet",
     "movielens": "movielens_small_ratings.parquet",
     "elec2": "elec2.parquet",
+    "census": "census_income.parquet",
 }
 
 

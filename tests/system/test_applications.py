@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from replays import predictions
+from replays import LOGS, predictions
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, log_loss, roc_auc_score
 
 from features.events import Control
@@ -25,6 +25,7 @@ from streaming.application import (
     Task,
     Told,
 )
+from streaming.apps import census
 from streaming.replay import Replay
 
 START = 1_700_000_000_000
@@ -188,7 +189,7 @@ def test_an_operator_sets_freezes_and_releases_task_weights():
     assert moved["task_weights"] != plain["task_weights"]
 
 
-@pytest.mark.parametrize("name", ["simulated", "kuairand", "movielens", "elec2"])
+@pytest.mark.parametrize("name", ["simulated", "kuairand", "movielens", "elec2", "census"])
 def test_every_setting_of_an_application_can_be_set(name):
     app = load_application(name)
 
@@ -211,3 +212,16 @@ def test_a_setting_that_another_one_follows_from_may_change():
     app = load_application("elec2")
     assert app.with_settings(["lateness_ms=100000000"]).id_memory_ms > 200_000_000
     assert replace(app, tick_ms=5).config_hash() != app.config_hash()
+
+
+def test_census_is_two_pairs_of_tasks_without_what_answers_them(data_dir):
+    hashes = set()
+    for app, answers in ((census.app, {"income"}), (census.education, {"education"})):
+        fields = {field.name for field in app.schema.fields}
+        assert not fields & {*answers, "marital_status", *census.ANSWERS.values()}
+        log = data_dir / LOGS["census"]
+        report = Replay(app, log, limit=6_000).run()
+        assert report is not None and report["examples"] == 6_000
+        assert all(task["served"]["auc"] > 0.75 for task in report["tasks"].values())
+        hashes.add(report["state_hash"])
+    assert len(hashes) == 2
