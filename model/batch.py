@@ -5,11 +5,14 @@ Shapes: n examples; slots, the places for ids of one example; task, the schema's
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from model.schema import nearest
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,16 @@ class Layout:
         """The place of the bag called `name`; ValueError if there is none."""
         names = [bag.name for bag in self.bags]
         if name not in names:
-            raise ValueError(f"no bag is called {name!r}: known: {', '.join(names)}")
+            raise ValueError(f"no bag is called {name!r}: {nearest(name, names)}")
         return names.index(name)
+
+    def spread(self, names: Collection[str]) -> Layout:
+        """The same slots, with those of the bags `names` each a bag of its own."""
+        bags: list[Bag] = []
+        for bag in self.bags:
+            alone = [Bag(f"{bag.name}.{i}", bag.table) for i in range(bag.size)]
+            bags += alone if bag.name in names else [bag]
+        return Layout(tuple(bags), self.dense)
 
     def to_dict(self) -> dict[str, Any]:
         return {"bags": [[b.name, b.table, b.size] for b in self.bags], "dense": list(self.dense)}

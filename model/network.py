@@ -3,7 +3,7 @@
 Shapes: n examples, b bags, d deep numbers of a row, c dense columns, o outputs, task the tasks.
     deep  [n, b, d]  pooled rows              wide [n, o]  sums of the ids' own weights
     dense [n, c]     standardised columns     logits [n, o]
-logits = towers(sharing([deep, dense, products])) + wide + linear(dense)
+logits = towers(sharing(cross([deep, dense, products, attended]))) + fm(deep) + wide + linear(dense)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from model.batch import Inputs, Layout
+from model.interactions import FM, Cross, TargetAttention
 from model.layers import Towers
 from model.schema import Schema
 from model.sharing import sharing
@@ -45,19 +46,28 @@ class Network(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
-        self.reads = layout
+        self.reads = layout.spread(config.attention)
+        self.sizes = [bag.size if bag.name in config.attention else 1 for bag in layout.bags]
+        self.attended = [layout.bag(name) for name in config.attention]
+        if self.attended and schema.item is None:
+            raise ValueError("NetworkConfig.attention needs an item: Schema.item is None")
+        self.item = layout.bag(schema.item) if self.attended and schema.item else -1
         named = pairs(schema, layout) if config.products is None else config.products
         places = torch.tensor([[layout.bag(a), layout.bag(b)] for a, b in named], dtype=torch.long)
         self.register_buffer("left", places.reshape(-1, 2)[:, 0].contiguous(), persistent=False)
         self.register_buffer("right", places.reshape(-1, 2)[:, 1].contiguous(), persistent=False)
         tasks = len(schema.tasks)
-        inputs = (len(layout.bags) + len(named)) * dim + len(layout.dense)
+        added = len(named) + len(self.attended)
+        inputs = (len(layout.bags) + added) * dim + len(layout.dense)
         self.sharing = sharing(config, inputs, tasks, generator)
         widest = max(task.outputs for task in schema.tasks)
         self.towers = Towers(tasks, config.width, config.tower, widest, generator)
         self.linear = nn.Parameter(torch.zeros(len(layout.dense), schema.outputs))
         self.bias = nn.Parameter(torch.zeros(schema.outputs))
         self.outputs = [task.outputs for task in schema.tasks]
+        self.attention = nn.ModuleList(TargetAttention(dim, dim, generator) for _ in self.attended)
+        self.cross = Cross(inputs, config.cross) if config.cross else None
+        self.fm = FM(dim, schema.outputs) if config.fm else None
 
     def rows_of(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         """The keys and weights of the rows that it reads."""
@@ -65,20 +75,34 @@ class Network(nn.Module):
 
     def own(self, rates: torch.Tensor) -> list[tuple[nn.Parameter, torch.Tensor]]:
         """The parameters that are a single task's, with what `rates` [task] are for each number:
-        towers, own experts and branches, linear terms."""
+        towers, own experts and branches, FM's weights, linear terms."""
         of_task = [*self.towers.parameters(), *self.sharing.own()]
         of_output = rates.repeat_interleave(torch.tensor(self.outputs, device=rates.device))
         return [
             *((p, rates.view(-1, *[1] * (p.dim() - 1))) for p in of_task),
             *((p, of_output) for p in (self.linear, self.bias)),
+            *((p, of_output) for p in ([] if self.fm is None else self.fm.parameters())),
         ]
 
     def forward(self, deep: torch.Tensor, wide: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
-        parts = [deep.flatten(1), dense]
+        bags, attended = self._pooled(deep) if self.attended else (deep, [])
+        parts = [bags.flatten(1), dense]
         if len(self.left):
-            parts.append((deep[:, self.left] * deep[:, self.right]).flatten(1))
-        towers = self.towers(self.sharing(torch.cat(parts, 1)))
-        return self._in_columns(towers) + wide + torch.addmm(self.bias, dense, self.linear)
+            parts.append((bags[:, self.left] * bags[:, self.right]).flatten(1))
+        x = torch.cat([*parts, *attended], 1)
+        if self.cross is not None:
+            x = self.cross(x)
+        logits = self._in_columns(self.towers(self.sharing(x))) + wide
+        logits = logits + torch.addmm(self.bias, dense, self.linear)
+        return logits if self.fm is None else logits + self.fm(bags)
+
+    def _pooled(self, deep: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Rows in which the attended bags stand slot by slot -> bags [n, b, d], and what each
+        attention makes of its bag, [n, d]."""
+        rows = deep.split(self.sizes, 1)
+        bags = torch.stack([r.sum(1) for r in rows], 1)
+        by_slot = zip(self.attention, self.attended, strict=True)
+        return bags, [attend(bags[:, self.item], rows[bag]) for attend, bag in by_slot]
 
     def _in_columns(self, towers: torch.Tensor) -> torch.Tensor:
         """[task, n, widest] -> [n, outputs], without the padding of narrower tasks."""

@@ -19,7 +19,8 @@ class NetworkConfig:
     `experts` are those that all tasks read (of mmoe and ple), `own_experts` each task's beside them
     (of ple). `levels` of ple (one is CGC) or cross_stitch stand one upon another. `products` names
     pairs of bags whose rows are multiplied, number by number, as added inputs; by default those of
-    `network.pairs`.
+    `network.pairs`. `attention` names bags, such as "history", that the item attends to; `cross` is
+    the number of DCN-v2's layers; `fm` adds factorisation machines (all in model/interactions.py).
     """
 
     sharing: str = "mmoe"
@@ -29,6 +30,9 @@ class NetworkConfig:
     width: int = 64
     tower: int = 32
     products: tuple[tuple[str, str], ...] | None = None
+    attention: tuple[str, ...] = ()
+    cross: int = 0
+    fm: bool = False
 
     def __post_init__(self) -> None:
         if self.sharing not in SHARING:
@@ -40,10 +44,12 @@ class NetworkConfig:
                 raise ValueError(
                     f"NetworkConfig.{name} is {getattr(self, name)}: expected 1 or more"
                 )
+        if self.cross < 0:
+            raise ValueError(f"NetworkConfig.cross is {self.cross}: expected 0 or more")
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> NetworkConfig:
         """From `asdict`, or from that as JSON."""
         products = raw["products"]
         pairs = None if products is None else tuple((a, b) for a, b in products)
-        return cls(**{**raw, "products": pairs})
+        return cls(**{**raw, "products": pairs, "attention": tuple(raw["attention"])})
