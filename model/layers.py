@@ -1,4 +1,4 @@
-"""Running standardisation of inputs and targets, and layers for all tasks in one matmul."""
+"""Running standardisation of inputs and targets; how a network's parameters begin, and lie."""
 
 from __future__ import annotations
 
@@ -111,26 +111,6 @@ def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> 
     """He et al. 2015, for ReLU: uniform within +-sqrt(6 / fan_in)."""
     bound = math.sqrt(6.0 / max(fan_in, 1))
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
-
-
-class Towers(nn.Module):
-    """A hidden layer and an output layer a task, all tasks in one batched matmul.
-
-    [task, n, inputs] -> [task, n, widest], where widest is the most outputs of a task.
-    """
-
-    def __init__(
-        self, tasks: int, inputs: int, hidden: int, widest: int, generator: torch.Generator
-    ):
-        super().__init__()
-        self.hidden = uniform((tasks, inputs, hidden), inputs, generator)
-        self.hidden_bias = nn.Parameter(torch.zeros(tasks, 1, hidden))
-        self.out = uniform((tasks, hidden, widest), 6 * hidden, generator)
-        self.out_bias = nn.Parameter(torch.zeros(tasks, 1, widest))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = torch.baddbmm(self.hidden_bias, x, self.hidden).relu()
-        return torch.baddbmm(self.out_bias, hidden, self.out)
 
 
 def flatten(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,10 +14,10 @@ from torch import nn
 
 from model.batch import Inputs, Layout
 from model.interactions import FM, Cross, TargetAttention
-from model.layers import Towers
 from model.schema import Schema
 from model.sharing import sharing
 from model.structure import NetworkConfig
+from model.towers import Towers
 
 
 def pairs(schema: Schema, layout: Layout) -> tuple[tuple[str, str], ...]:
@@ -61,7 +61,10 @@ class Network(nn.Module):
         inputs = (len(layout.bags) + added) * dim + len(layout.dense)
         self.sharing = sharing(config, inputs, tasks, generator)
         widest = max(task.outputs for task in schema.tasks)
-        self.towers = Towers(tasks, config.width, config.tower, widest, generator)
+        self.towers = Towers(
+            tasks, config.width, config.tower, widest, generator,
+            config.norm, config.residual, config.dropout,
+        )  # fmt: skip
         self.linear = nn.Parameter(torch.zeros(len(layout.dense), schema.outputs))
         self.bias = nn.Parameter(torch.zeros(schema.outputs))
         self.outputs = [task.outputs for task in schema.tasks]

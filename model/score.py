@@ -14,6 +14,7 @@ import torch
 
 from model.alone import Alone
 from model.batch import Batch, Inputs, Layout
+from model.blocks import absorb
 from model.embedding import Embedding, EmbeddingConfig
 from model.labels import LabelPrior
 from model.layers import Standardiser
@@ -80,7 +81,8 @@ class Predictor:
         return self.labels.values(linked.cpu().numpy())
 
     def absorb(self, batch: Batch) -> None:
-        """Lets the standardisers take in a batch that has been predicted and learnt."""
+        """Lets what keeps statistics take in a batch that has been predicted and learnt."""
+        absorb(self.network, len(batch))
         self.dense.update(batch.inputs.dense, np.ones(batch.inputs.dense.shape, bool))
         self.labels.absorb(batch.labels, batch.mask)
 
@@ -98,7 +100,7 @@ class Predictor:
 
     def state(self) -> dict[str, Any]:
         return {
-            "network": {n: p.detach().cpu().numpy().copy() for n, p in self._parameters()},
+            "network": {n: p.detach().cpu().numpy().copy() for n, p in self._tensors()},
             "embedding": self.embedding.arrays(),
             "dense": self.dense.state(),
             "labels": self.labels.state(),
@@ -107,14 +109,15 @@ class Predictor:
     def load(self, state: dict[str, Any]) -> None:
         """Takes over `state()`, in place: the network's parameters stay where they are."""
         with torch.no_grad():
-            for name, parameter in self._parameters():
-                parameter.copy_(torch.from_numpy(state["network"][name]))
+            for name, tensor in self._tensors():
+                tensor.copy_(torch.from_numpy(state["network"][name]))
         self.embedding.load(state["embedding"])
         self.dense.load(state["dense"])
         self.labels.load(state["labels"])
 
-    def _parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return list(self.network.named_parameters())
+    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """The network's parameters, and what its blocks keep."""
+        return list(self.network.state_dict(keep_vars=True).items())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """A snapshot's arrays: `state()` in one level, without the optimiser's part."""

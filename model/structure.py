@@ -21,6 +21,8 @@ class NetworkConfig:
     pairs of bags whose rows are multiplied, number by number, as added inputs; by default those of
     `network.pairs`. `attention` names bags, such as "history", that the item attends to; `cross` is
     the number of DCN-v2's layers; `fm` adds factorisation machines (all in model/interactions.py).
+    `norm`, `residual` and `dropout`: batch normalisation, blocks and dropout of the towers
+    (model/towers.py).
     """
 
     sharing: str = "mmoe"
@@ -33,6 +35,9 @@ class NetworkConfig:
     attention: tuple[str, ...] = ()
     cross: int = 0
     fm: bool = False
+    norm: bool = False
+    residual: int = 0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sharing not in SHARING:
@@ -44,8 +49,15 @@ class NetworkConfig:
                 raise ValueError(
                     f"NetworkConfig.{name} is {getattr(self, name)}: expected 1 or more"
                 )
-        if self.cross < 0:
-            raise ValueError(f"NetworkConfig.cross is {self.cross}: expected 0 or more")
+        for name in ("cross", "residual"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"NetworkConfig.{name} is {getattr(self, name)}: expected 0 or more"
+                )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"NetworkConfig.dropout is {self.dropout}: expected 0 or more, and less than 1"
+            )
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> NetworkConfig:

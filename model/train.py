@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from model.batch import Batch, Inputs, Layout
+from model.blocks import dropping
 from model.digest import tree_hash
 from model.embedding import EmbeddingConfig
 from model.layers import flatten
@@ -108,13 +109,15 @@ class Trainer:
         )
         block = model.read(batch.inputs)
         logits = model.network(block.deep, block.wide, block.dense)
+        taught = self._dropped(block) if self.config.network.dropout else logits
         with torch.no_grad():
             linked = model.objective.link(logits)
-            error = linked - torch.from_numpy(targets).to(linked.device)
+            link = linked if taught is logits else model.objective.link(taught)
+            error = link - torch.from_numpy(targets).to(linked.device)
             error *= torch.from_numpy(counts).to(linked.device)
         self._grads.zero_()
         block.deep.grad = None
-        logits.backward(error)
+        taught.backward(error)
         loss = model.objective.losses(logits.detach().cpu().numpy(), targets, mask)
         predictions = model.values(linked)[:n]
         of_pooled = block.deep.grad
@@ -123,6 +126,11 @@ class Trainer:
         if finite:
             self._learn(batch, block, of_pooled, error)
         return StepReport(self.steps, n, loss, mask.sum(0), predictions, finite)
+
+    def _dropped(self, block: Block) -> torch.Tensor:
+        """The logits to learn from where the network has dropout; predictions have none."""
+        with dropping(self.predictor.network, self.seed, self.steps):
+            return self.predictor.network(block.deep, block.wide, block.dense)
 
     def _check(self, batch: Batch) -> None:
         n, tasks = len(batch), len(self.schema.tasks)

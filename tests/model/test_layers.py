@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.layers import Standardiser, Towers, flatten
+from model.layers import Standardiser, flatten
+from model.towers import Towers
 
 
 def absorb(values: np.ndarray, size: int, **settings: float) -> Standardiser:
