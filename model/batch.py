@@ -118,11 +118,13 @@ class Batch:
     """`labels` float32 and `mask` bool, both [n, task]; a label counts where the mask is set.
 
     A binary label is 0 or 1, a multiclass one the number of its class, a regression's the value.
+    `time_ms` is the event time of the whole batch: rows age by it.
     """
 
     inputs: Inputs
     labels: np.ndarray
     mask: np.ndarray
+    time_ms: int = 0
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -2,7 +2,9 @@
 
 Each table of the layout has a row for ids not seen yet. Scoring an unseen id reads that row. A
 training step reads it too; then the id is admitted with a copy of it (and a little noise, so that
-ids can tell apart), and the gradient of its first sighting moves both. Scoring admits nothing.
+ids can tell apart), and the gradient of that sighting moves both. Scoring admits nothing. With
+`admit_after` above 1 the earlier sightings move the unseen row only; an id that was evicted comes
+back as any new one.
 """
 
 from __future__ import annotations
@@ -14,23 +16,45 @@ import numba
 import numpy as np
 import torch
 
+from model.admission import Admission
 from model.batch import Layout
-from model.idmap import IdMap, find, mix64, put, table_salt
+from model.changes import Changes
+from model.idmap import IdMap, find, mix64, table_salt
 from model.optim import RowOptimiser
+from model.places import lengthened, map_slots
 from model.pooling import merge, pool
+
+MOST_ROWS = 2**31 - 2**16  # places are linked by int32
+BY_KEY = ("turn", "seen_ms")  # what `Admission.state` says of each key with a row
 
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """`init` and `noise`: half the width of the uniform noise of an unseen row, of a new one."""
+    """`init` and `noise`: half the width of the uniform noise of an unseen row, of a new one.
+
+    An id is admitted at its sighting number `admit_after` (a place in a batch learnt from). At
+    most `capacity` ids have rows, and as many are counted before they have; past that, the one
+    unseen for longest goes. Ids unseen for more than `max_age_ms` of event time go too. So an id
+    takes 4 bytes a number of its row and of the optimiser's state beside it, 41 more, and 27 to 80
+    in the map: `Embedding.most_bytes` is the bound of all.
+    """
 
     dim: int = 16
     init: float = 0.03
     noise: float = 0.01
+    admit_after: int = 1
+    capacity: int | None = None
+    max_age_ms: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"EmbeddingConfig.dim is {self.dim}: expected 1 or more")
+        for name in ("dim", "admit_after", "capacity", "max_age_ms"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"EmbeddingConfig.{name} is {value}: expected 1 or more")
+        if self.capacity is not None and self.capacity > MOST_ROWS:
+            raise ValueError(
+                f"EmbeddingConfig.capacity is {self.capacity}: expected {MOST_ROWS} at most"
+            )
 
 
 class Embedding:
@@ -49,27 +73,56 @@ class Embedding:
         _noise(rows, unseen, self.dim, config.init, seed)
         state = self._fresh.cpu().expand(unseen.size, -1).numpy()
         self._unseen_keys = unseen
-        self._set(unseen, rows, state)
+        self._set(unseen, rows, state, {})
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._admission.rows)
 
-    def _set(self, keys: np.ndarray, rows: np.ndarray, state: np.ndarray) -> None:
-        self.ids = IdMap(len(keys))
-        self.ids.insert(keys, np.arange(len(keys)))
-        self.rows = torch.tensor(rows, device=self.device)
-        self.state = torch.tensor(state, device=self.device)
-        self.marks = np.full(len(keys), -1, np.int64)
-        self._reserve(1024)
+    @property
+    def ids(self) -> IdMap:
+        return self._admission.rows.map
 
-    def _reserve(self, more: int) -> None:
-        capacity, wanted = len(self.rows), len(self.ids) + more
-        if wanted <= capacity:
+    @property
+    def most_bytes(self) -> int | None:
+        """Memory that `capacity` bounds all of this to, on a CPU; None where there is no bound."""
+        if self.config.capacity is None:
+            return None
+        keys = self.config.capacity + len(self._unseen_keys) + 1
+        floats = self.dim + self.outputs + self._fresh.numel()
+        # a key, links and a time in `Places`; a mark; a flag, and a key that has gone, in `Changes`
+        row, waiting = 4 * floats + 24 + 8 + 9, 24 + 4
+        maps = 16 * map_slots(keys) * 3 // 2  # the last one, made while the one before serves
+        return keys * row + maps + (keys * waiting + maps if self.config.admit_after > 1 else 0)
+
+    def _set(
+        self, keys: np.ndarray, rows: np.ndarray, state: np.ndarray, order: dict[str, np.ndarray]
+    ) -> None:
+        """Takes over rows, the unseen ones first."""
+        config, pinned = self.config, len(self._unseen_keys)
+        self._admission = Admission(
+            self._unseen_keys, config.admit_after, config.capacity, config.max_age_ms
+        )
+        self.changes = Changes(self._admission.rows)
+        places = np.append(np.arange(pinned), self._admission.load(keys[pinned:], order))
+        at = torch.from_numpy(places).to(self.device)
+        self._memory = [np.zeros((0, a.shape[1]), np.float32) for a in (rows, state)]
+        self.rows, self.state = (torch.from_numpy(a).to(self.device) for a in self._memory)
+        self._reserve()
+        self.rows[at] = torch.tensor(rows, device=self.device)
+        self.state[at] = torch.tensor(state, device=self.device)
+
+    def _reserve(self) -> None:
+        room = self._admission.rows.room
+        if room == len(self.rows):
             return
-        extra = max(wanted, 2 * capacity) - capacity
-        self.rows = torch.cat([self.rows, self.rows.new_zeros(extra, self.rows.shape[1])])
-        self.state = torch.cat([self.state, self.state.new_zeros(extra, self.state.shape[1])])
-        self.marks = np.full(capacity + extra, -1, np.int64)
+        if self.device == "cpu":
+            self._memory = [lengthened(array, room) for array in self._memory]
+            self.rows, self.state = (torch.from_numpy(array) for array in self._memory)
+        else:
+            self.rows, self.state = (
+                torch.cat([array, array.new_zeros(room - len(array), array.shape[1])])
+                for array in (self.rows, self.state)
+            )
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """int64 [n, slots]: the row that each key reads, its table's unseen row if it is not here;
@@ -86,49 +139,44 @@ class Embedding:
 
     def learn(
         self, keys: np.ndarray, index: np.ndarray, weights: np.ndarray,
-        deep: torch.Tensor, wide: torch.Tensor, rates: torch.Tensor,
+        deep: torch.Tensor, wide: torch.Tensor, rates: torch.Tensor, now_ms: int = 0,
     ) -> None:  # fmt: skip
         """Admits what is new among `keys` and moves every row read by its gradient.
 
         deep [n, bags, dim], wide [n, outputs]: gradients of the pooled; rates [1 + outputs]: the
-        learning rates of the deep part and of each wide weight.
+        learning rates of the deep part and of each wide weight; now_ms: the batch's event time.
         """
-        own = self._admit(keys, index)
-        bag_of = self.layout.bag_of_slot
-        touched, grads = merge(own, index, weights, bag_of, deep, wide, self.marks)
-        self.optimiser.update(self.rows, self.state, touched, grads, rates)
-
-    def _admit(self, keys: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """The own row of each key, new ones made; `index` is what `find` gave."""
-        self.ids.reserve(keys.size)
         own = index.copy()
-        fresh = np.empty(keys.size, np.int64)
-        parents = np.empty(keys.size, np.int64)
-        count = _place(
-            self.ids.keys, self.ids.values, len(self.ids), keys, own,
-            len(self._unseen_keys), fresh, parents,
-        )  # fmt: skip
-        if count == 0:
-            return own
-        self._reserve(count)
-        begin, end = len(self.ids), len(self.ids) + count
-        self.ids.size = end
-        noise = np.zeros((count, self.dim), np.float32)
-        _noise(noise, fresh[:count], self.dim, self.config.noise, self.seed)
-        parent = torch.from_numpy(parents[:count]).to(self.device)
-        self.rows[begin:end] = self.rows[parent]
-        self.rows[begin:end, : self.dim] += torch.from_numpy(noise).to(self.device)
-        self.state[begin:end] = self._fresh
-        return own
+        places, parents, gone = self._admission.admit(keys, own, now_ms)
+        self._reserve()
+        if places.size:
+            self._begin(places, parents)
+        bag_of, marks = self.layout.bag_of_slot, self._admission.marks
+        touched, grads = merge(own, index, weights, bag_of, deep, wide, marks)
+        self.optimiser.update(self.rows, self.state, touched, grads, rates)
+        self.changes.note(places, gone)
+        self.changes.note(touched.cpu().numpy(), gone[:0])
+
+    def _begin(self, places: np.ndarray, parents: np.ndarray) -> None:
+        """New rows, copies of their parents' with noise, and a new optimiser's state."""
+        noise = np.zeros((places.size, self.dim), np.float32)
+        _noise(noise, self._admission.rows.keys[places], self.dim, self.config.noise, self.seed)
+        at, parent = (torch.from_numpy(a).to(self.device) for a in (places, parents))
+        rows = self.rows[parent]
+        rows[:, : self.dim] += torch.from_numpy(noise).to(self.device)
+        self.rows[at] = rows
+        self.state[at] = self._fresh
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """`keys` int64 ascending, `rows` and `state` in that order: no trace of arrival."""
-        keys, places = self.ids.items()
+        """`keys` int64 ascending, `rows` and `state` in that order: no trace of arrival, but for
+        what decides who comes and goes next (`Admission.state`), where that is limited."""
+        places = self._admission.rows.live()
         at = torch.from_numpy(places).to(self.device)
         return {
-            "keys": keys,
+            "keys": self._admission.rows.keys[places],
             "rows": self.rows[at].cpu().numpy(),
             "state": self.state[at].cpu().numpy(),
+            **self._admission.state(places),
         }
 
     def load(self, arrays: dict[str, Any]) -> None:
@@ -138,7 +186,8 @@ class Embedding:
         # The unseen rows stand first, in the order of the layout's tables.
         first = np.searchsorted(keys, self._unseen_keys)
         order = np.concatenate([first, np.setdiff1d(np.arange(len(keys)), first)])
-        self._set(keys[order], rows[order], state[order])
+        by_key = {name: arrays[name][order[len(first) :]] for name in BY_KEY if name in arrays}
+        self._set(keys[order], rows[order], state[order], {**arrays, **by_key})
 
 
 @numba.njit(cache=True)
@@ -150,26 +199,6 @@ def _find_or_unseen(map_keys, map_values, keys, unseen, out) -> None:  # type: i
             else:
                 row = find(map_keys, map_values, keys[i, s])
                 out[i, s] = unseen[s] if row < 0 else row
-
-
-@numba.njit(cache=True)
-def _place(map_keys, map_values, size, keys, own, tables, fresh, parents) -> int:  # type: ignore[no-untyped-def]
-    """Gives each unseen key a row number, in the order of the batch, and writes it to `own`."""
-    count = 0
-    for i in range(keys.shape[0]):
-        for s in range(keys.shape[1]):
-            parent = own[i, s]
-            if parent < 0 or parent >= tables:
-                continue
-            row = find(map_keys, map_values, keys[i, s])
-            if row < 0:
-                row = size + count
-                put(map_keys, map_values, keys[i, s], row)
-                fresh[count] = keys[i, s]
-                parents[count] = parent
-                count += 1
-            own[i, s] = row
-    return count
 
 
 @numba.njit(cache=True)

@@ -120,12 +120,12 @@ class Predictor:
         return list(self.network.state_dict(keep_vars=True).items())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """A snapshot's arrays: `state()` in one level, without the optimiser's part."""
+        """A snapshot's arrays: `state()` in one level, without what only learning needs."""
         return {
             f"{part}/{name}": array
             for part, arrays in self.state().items()
             for name, array in arrays.items()
-            if (part, name) != ("embedding", "state")
+            if part != "embedding" or name in ("keys", "rows")
         }
 
     def meta(self) -> dict[str, Any]:

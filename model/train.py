@@ -160,7 +160,7 @@ class Trainer:
         # A wide weight enters its logit as it is, so its gradient is the logit's.
         model.embedding.learn(
             block.keys[:n], block.index[:n], block.weights[:n],
-            of_pooled[:n], error[:n], warm * self._rates,
+            of_pooled[:n], error[:n], warm * self._rates, batch.time_ms,
         )  # fmt: skip
         model.absorb(batch)
         self.steps += 1
@@ -176,6 +176,7 @@ class Trainer:
             "task_weights": self.task_weights.copy(),
             "tower_lr": self.tower_lr.copy(),
             "row_lr": self.row_lr,
+            "changes": self.predictor.embedding.changes.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -191,10 +192,11 @@ class Trainer:
             optimiser["state"] = {0: tensors}
         self._optimiser.load_state_dict(optimiser)
         self.adjust(state["task_weights"], state["tower_lr"], state["row_lr"])
+        self.predictor.embedding.changes.load(state["changes"])
 
     def state_hash(self) -> str:
-        """The hex SHA-256 of `state()`."""
-        return tree_hash(self.state())
+        """The hex SHA-256 of `state()`, but for what a delta has still to tell."""
+        return tree_hash({name: part for name, part in self.state().items() if name != "changes"})
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays by name and a meta dict (JSON): what `model.score.Scorer` needs."""

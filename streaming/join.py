@@ -201,15 +201,15 @@ class Join:
         slots = self.batch[0][:n] & (len(self.ring) - 1)
         closes = self.batch[1][:n].copy()
         labels = columns["labels"][slots].astype(np.float32)
-        batch = Batch(
-            self._inputs(slots), labels, closes & (columns["has"][slots] | self._tasks[3])
-        )
+        closed_ms = int(self.at[CLOSED_MS])
+        mask = closes & (columns["has"][slots] | self._tasks[3])
+        batch = Batch(self._inputs(slots), labels, mask, closed_ms)
         self.at[SHOWN_FROM], self.at[IN_BATCH] = self.at[TAIL], 0
         return Cut(
             self._inputs(shown), shown, batch, closes, slots,
             columns["id"][slots], columns["e"][slots],
             np.stack([columns["partition"][slots], columns["offset"][slots]], 1),
-            int(self.at[CLOSED_MS]),
+            closed_ms,
         )  # fmt: skip
 
     def _command(self) -> Cut:

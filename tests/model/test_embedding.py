@@ -15,17 +15,21 @@ LAYOUT = Layout((Bag("user", "user"), Bag("item", "item"), Bag("seen", "item", 3
 OUTPUTS, DIM = 2, 4
 
 
-def table(seed: int = 0, noise: float = 0.01) -> Embedding:
-    config = EmbeddingConfig(DIM, init=0.1, noise=noise)
-    return Embedding(LAYOUT, OUTPUTS, config, RowOptimiser("sgd"), seed)
+def table(seed: int = 0, noise: float = 0.01, kind: str = "sgd", **limits: int | None) -> Embedding:
+    config = EmbeddingConfig(DIM, init=0.1, noise=noise, **limits)
+    return Embedding(LAYOUT, OUTPUTS, config, RowOptimiser(kind), seed)
 
 
-def learn(embedding: Embedding, keys: list[list[int]], gradient: float = 1.0) -> None:
+def learn(
+    embedding: Embedding, keys: list[list[int]], gradient: float = 1.0, now_ms: int = 0
+) -> None:
     array = np.array(keys, np.int64)
     weights = (array != 0).astype(np.float32)
     deep = torch.full((len(keys), len(LAYOUT.bags), DIM), gradient)
     wide = torch.full((len(keys), OUTPUTS), gradient)
-    embedding.learn(array, embedding.find(array), weights, deep, wide, torch.full((3,), 0.1))
+    embedding.learn(
+        array, embedding.find(array), weights, deep, wide, torch.full((3,), 0.1), now_ms
+    )
 
 
 def row(embedding: Embedding, key: int) -> np.ndarray:
@@ -93,6 +97,95 @@ def test_growth_moves_no_row() -> None:
     fresh = table()
     learn(fresh, [[4_321, 0, 0, 0, 0]], 0.0)
     assert (row(embedding, 4_321) == row(fresh, 4_321)).all() and len(embedding) == 6_002
+
+
+def test_before_its_admission_an_id_moves_the_unseen_row_only() -> None:
+    embedding, before = table(noise=0.0, admit_after=3), unseen(table(noise=0.0), "user")
+    learn(embedding, [[11, 0, 0, 0, 0]])
+    learn(embedding, [[11, 0, 0, 0, 0]])
+    assert len(embedding) == 2
+    assert unseen(embedding, "user") == pytest.approx(before - 0.2, abs=1e-6)
+    learn(embedding, [[11, 0, 0, 0, 0]])
+    assert unseen(embedding, "user") == pytest.approx(before - 0.3, abs=1e-6)
+    assert row(embedding, 11) == pytest.approx(before - 0.3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("limits", "others", "now_ms"), [({"capacity": 2}, 2, 0), ({"max_age_ms": 60}, 1, 61)]
+)
+def test_an_evicted_id_comes_back_as_new(limits: dict, others: int, now_ms: int) -> None:
+    embedding = table(kind="adam", **limits)
+    for _ in range(5):
+        learn(embedding, [[11, 0, 0, 0, 0]], 2.0)
+    place = int(embedding.ids.lookup(np.array([11]))[0])
+    for other in range(others):
+        learn(embedding, [[12 + other, 0, 0, 0, 0]], 0.0, now_ms)
+    deep, _ = pooled(embedding, [[11, 0, 0, 0, 0]])
+    assert (deep[0, 0] == unseen(embedding, "user")[:DIM]).all()
+    assert embedding.ids.lookup(np.array([11])).tolist() == [-1]
+    fresh = table(kind="adam")
+    fresh.rows[:2] = embedding.rows[:2]
+    learn(embedding, [[11, 0, 0, 0, 0]], 0.0, now_ms)
+    learn(fresh, [[11, 0, 0, 0, 0]], 0.0)
+    again = int(embedding.ids.lookup(np.array([11]))[0])
+    assert (row(embedding, 11) == row(fresh, 11)).all() and again in (place, place + 1)
+    assert (embedding.state[again] == fresh.state[2]).all()
+
+
+@pytest.mark.parametrize("capacity", [10, 3_000, 70_000])
+@pytest.mark.parametrize("after", [1, 2])
+def test_all_its_memory_is_within_the_bound(capacity: int, after: int) -> None:
+    embedding = table(kind="adam", capacity=capacity, admit_after=after)
+    learn(embedding, [[1, 0, 0, 0, 0]])
+    embedding.changes.clean()
+    for start in range(1, 3 * capacity, 3_000):
+        for _ in range(2 * after - 1):
+            learn(embedding, [[k, k, k, k, 0] for k in range(start, start + 3_000)], 0.0)
+            admission, most = embedding._admission, embedding.most_bytes
+            arrays = [embedding.rows.numpy(), embedding.state.numpy(), admission.marks]
+            tables = [admission.rows] + ([admission.waiting] if after > 1 else [])
+            arrays += [a for places in tables for a in (*places.table, *(places._next or ()))]
+            arrays += [admission.counts] if after > 1 else []
+            arrays += [embedding.changes._flags, *embedding.changes._gone]
+            used = sum(array.nbytes for array in arrays if array is not None)
+            assert most is not None and used <= most
+            assert len(embedding) <= capacity + 2
+    assert len(embedding) == capacity + 2 and used > most / 3
+
+
+@pytest.mark.parametrize("name", ["dim", "admit_after", "capacity", "max_age_ms"])
+def test_a_limit_below_one_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"EmbeddingConfig\.{name} is 0"):
+        EmbeddingConfig(**{name: 0})
+
+
+def test_a_delta_and_what_was_before_make_what_is_now() -> None:
+    draw, embedding = np.random.default_rng(3), table(capacity=50, max_age_ms=40)
+    told: dict[int, np.ndarray] = {}
+    assert embedding.changes.since() is None
+    for step in range(200):
+        keys = (draw.random((6, 5)) ** 3 * 300).astype(np.int64)
+        learn(embedding, keys.tolist(), 0.1, step)
+        if step % 2:
+            continue
+        found = embedding.changes.since()
+        now = {int(key): row(embedding, int(key)) for key in embedding.arrays()["keys"]}
+        changed, gone = found if found else (embedding.arrays()["keys"], np.array([], np.int64))
+        told = {k: v for k, v in told.items() if k not in gone.tolist()}
+        told |= {int(key): row(embedding, int(key)) for key in changed}
+        assert told.keys() == now.keys() and all((told[k] == now[k]).all() for k in now)
+        assert step == 0 or (found is not None and 2 < len(changed) < len(now) + 1)
+        embedding.changes.clean()
+
+
+def test_more_evictions_than_rows_ask_for_a_whole_snapshot() -> None:
+    embedding = table(capacity=4)
+    embedding.changes.clean()
+    for start in range(1, 11):
+        learn(embedding, [[start, 0, 0, 0, 0]])
+    assert embedding.changes.since() is not None
+    learn(embedding, [[99, 0, 0, 0, 0]])
+    assert embedding.changes.since() is None
 
 
 def test_pooling_is_torchs_embedding_bag() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from model.batch import Batch, Inputs
+from model.embedding import EmbeddingConfig
 from model.metrics import Metrics
 from model.optim import KINDS, DenseOptimiser, RowOptimiser
 from model.train import Trainer
@@ -237,3 +239,34 @@ def test_learning_rates_rise_over_the_warmup(small: SimpleNamespace) -> None:
     assert first_move(3) == pytest.approx(first_move(0) / 4, rel=1e-4)
     with pytest.raises(ValueError, match="warmup is -1"):
         small.trainer(warmup=-1)
+
+
+LIMITED = EmbeddingConfig(8, admit_after=2, capacity=60, max_age_ms=900)
+
+
+def test_a_trainer_that_admits_and_evicts_goes_on_the_same_after_a_load(small) -> None:
+    one = small.trainer(embedding=LIMITED)
+    one.predictor.embedding.changes.clean()
+    for seed in range(12):
+        one.step(replace(small.batch(seed, ids=200), time_ms=100 * seed))
+    two = small.trainer(embedding=LIMITED)
+    two.load(one.state())
+    assert two.state_hash() == one.state_hash() and len(one.predictor.embedding) == 62
+    for seed in range(12, 30):
+        batch = replace(small.batch(seed, ids=200), time_ms=100 * seed)
+        assert np.array_equal(one.step(batch).predictions, two.step(batch).predictions)
+        assert two.state_hash() == one.state_hash()
+    theirs, ours = (t.predictor.embedding.changes.state() for t in (one, two))
+    assert {k: v.tolist() for k, v in theirs.items()} == {k: v.tolist() for k, v in ours.items()}
+
+
+def test_what_is_only_for_learning_is_in_no_snapshot_and_what_is_told_in_no_hash(small) -> None:
+    trainer = small.trainer(embedding=LIMITED)
+    trainer.step(small.batch(0))
+    assert {n for n in trainer.snapshot()[0] if n.startswith("embedding/")} == {
+        "embedding/keys",
+        "embedding/rows",
+    }
+    before = trainer.state_hash()
+    trainer.predictor.embedding.changes.clean()
+    assert trainer.state_hash() == before
