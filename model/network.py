@@ -88,6 +88,13 @@ class Network(nn.Module):
         ]
 
     def forward(self, deep: torch.Tensor, wide: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        return self.answer(*self.share(deep, dense), wide, dense)
+
+    def share(
+        self, deep: torch.Tensor, dense: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the tasks make together: the representation that each tower reads,
+        [task, n, width], and FM's part of the logits."""
         bags, attended = self._pooled(deep) if self.attended else (deep, [])
         parts = [bags.flatten(1), dense]
         if len(self.left):
@@ -95,9 +102,19 @@ class Network(nn.Module):
         x = torch.cat([*parts, *attended], 1)
         if self.cross is not None:
             x = self.cross(x)
-        logits = self._in_columns(self.towers(self.sharing(x))) + wide
+        return self.sharing(x), None if self.fm is None else self.fm(bags)
+
+    def answer(
+        self,
+        read: torch.Tensor,
+        of_fm: torch.Tensor | None,
+        wide: torch.Tensor,
+        dense: torch.Tensor,
+    ) -> torch.Tensor:
+        """The logits, of that and of what each task has for itself."""
+        logits = self._in_columns(self.towers(read)) + wide
         logits = logits + torch.addmm(self.bias, dense, self.linear)
-        return logits if self.fm is None else logits + self.fm(bags)
+        return logits if of_fm is None else logits + of_fm
 
     def _pooled(self, deep: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Rows in which the attended bags stand slot by slot -> bags [n, b, d], and what each

@@ -14,6 +14,7 @@ import torch
 
 from model.batch import Batch, Inputs, Layout
 from model.blocks import dropping
+from model.conflict import Split
 from model.digest import tree_hash
 from model.embedding import EmbeddingConfig
 from model.layers import flatten
@@ -21,13 +22,16 @@ from model.optim import DenseOptimiser, RowOptimiser
 from model.schema import Schema
 from model.score import Block, Predictor
 from model.structure import NetworkConfig
+from model.task_weights import Weighter
 
 
 @dataclass(frozen=True)
 class StepReport:
     """What a step did. `loss` float32 [task] is the mean over unmasked labels (NaN where there
     are none), `count` int64 [task] their number, `predictions` float32 [n, outputs] were made
-    before learning. Where `finite` is False nothing was learnt and nothing has changed."""
+    before learning. Where `finite` is False nothing was learnt and nothing has changed.
+    `weights` float64 [task] are those of the gradients by what the tasks share; `gram` float64
+    [task, task] the gradients' inner products, where a weighter reads them."""
 
     step: int
     examples: int
@@ -35,6 +39,8 @@ class StepReport:
     count: np.ndarray
     predictions: np.ndarray
     finite: bool
+    weights: np.ndarray
+    gram: np.ndarray | None = None
 
 
 class Trainer:
@@ -95,9 +101,10 @@ class Trainer:
         """float32 [n, outputs]: probabilities, or values for a regression. Changes nothing."""
         return self.predictor.predict(inputs)
 
-    def step(self, batch: Batch) -> StepReport:
+    def step(self, batch: Batch, weighter: Weighter | None = None) -> StepReport:
         """Predicts, scores and learns from a batch of at most B examples in one forward pass.
 
+        A `weighter` that reads gradients is shown this step's, and weighs them; it stays as it is.
         Raises ValueError for a batch of another shape. What is not finite, among the labels used,
         the inputs or any gradient, changes nothing: the report's `finite` is False.
         """
@@ -108,8 +115,12 @@ class Trainer:
             labels, mask, self.task_weights, self.config.batch_size
         )
         block = model.read(batch.inputs)
-        logits = model.network(block.deep, block.wide, block.dense)
-        taught = self._dropped(block) if self.config.network.dropout else logits
+        reads = weighter.gradients if weighter is not None else ""
+        logits, split = self._forward(block, bool(reads))
+        taught = logits
+        if self.config.network.dropout:  # predictions have none
+            with dropping(model.network, self.seed, self.steps):
+                taught, split = self._forward(block, bool(reads))
         with torch.no_grad():
             linked = model.objective.link(logits)
             link = linked if taught is logits else model.objective.link(taught)
@@ -118,6 +129,11 @@ class Trainer:
         self._grads.zero_()
         block.deep.grad = None
         taught.backward(error)
+        weights, gram = self.task_weights, None
+        if split is not None and weighter is not None:
+            gram = split.gram(reads, weights)
+            weights = weighter.combine(gram, weights)
+            split.backward(weights / self.task_weights)
         loss = model.objective.losses(logits.detach().cpu().numpy(), targets, mask)
         predictions = model.values(linked)[:n]
         of_pooled = block.deep.grad
@@ -125,12 +141,15 @@ class Trainer:
         finite = self._finite(of_pooled)
         if finite:
             self._learn(batch, block, of_pooled, error)
-        return StepReport(self.steps, n, loss, mask.sum(0), predictions, finite)
+        counts = mask.sum(0)
+        return StepReport(self.steps, n, loss, counts, predictions, finite, weights, gram)
 
-    def _dropped(self, block: Block) -> torch.Tensor:
-        """The logits to learn from where the network has dropout; predictions have none."""
-        with dropping(self.predictor.network, self.seed, self.steps):
-            return self.predictor.network(block.deep, block.wide, block.dense)
+    def _forward(self, block: Block, cut: bool) -> tuple[torch.Tensor, Split | None]:
+        """The logits, and the pass that made them where it is `cut` at what the tasks share."""
+        if not cut:
+            return self.predictor.network(block.deep, block.wide, block.dense), None
+        split = Split(self.predictor.network, block)
+        return split.logits, split
 
     def _check(self, batch: Batch) -> None:
         n, tasks = len(batch), len(self.schema.tasks)

@@ -107,7 +107,11 @@ class Application:
                 f"Application.memory_ms is {self.memory_ms}: expected at least {least}, "
                 "the longest window and the lateness"
             )
-
+        if self.weighting.reads and self.trainer.network.sharing == "single_task":
+            raise ValueError(
+                f"Weighting.kind is {self.weighting.kind!r}, which weighs what tasks share: "
+                "expected another NetworkConfig.sharing than 'single_task'"
+            )
         Windows(self.schema, self.aggregates)  # refuses what does not fit together
 
     @property

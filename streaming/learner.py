@@ -62,7 +62,7 @@ class Learner:
         self.merge = Merge(partitions, self.codec, app.lateness_ms, app.id_memory_ms)
         self.join = Join(app.schema, self.windows.layout, app.trainer.batch_size, app.tick_ms)
         self.trainer = Trainer(app.schema, self.windows.layout, app.trainer, seed)
-        self.weighter = app.weighting.build([t.weight for t in app.schema.tasks])
+        self.weighter = app.weighting.build([t.weight for t in app.schema.tasks], seed)
         self.drift = DriftMonitor(self.tasks, app.drift)
         self.rebalancer = Rebalancer(self.tasks, app.rebalance)
         self.scores = Scores(app.schema)
@@ -108,7 +108,7 @@ class Learner:
         self.examples += n
         report = None
         if self.learning:
-            report = self.trainer.step(cut.batch)
+            report = self.trainer.step(cut.batch, self.weighter)
             self.lap("train")
             self.quarantined += not report.finite
             self.journal.closed = [self._closed_from(cut), cut.closed_ms]
@@ -118,9 +118,10 @@ class Learner:
         decisions = [d for event in drifts for d in self.rebalancer.apply(event)]
         decisions += self.rebalancer.update(n, cut.closed_ms)
         self.journal.note(drifts, decisions)
-        self.journal.weigh(self.examples, cut.closed_ms, self.trainer.task_weights)
+        weights = self.trainer.task_weights if report is None else report.weights
+        self.journal.weigh(self.examples, cut.closed_ms, weights)
         if report is not None and report.finite:
-            self.weighter.update(report.loss, report.count)
+            self.weighter.update(report.loss, report.count, report.gram)
             self._adjust()
         return Step(cut, served, report, drifts, decisions)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.weighting import normalise
+from model.task_weights import normalise
 from streaming.drift import DriftEvent
 
 POLICIES = ("none", "boost")
