@@ -1,7 +1,7 @@
 """Each task alone: a network and embedding rows of its own. The baseline of what sharing gains.
 
 Nothing learnt of one task reaches another: an id has a row in each task's tables. Only what holds
-no label is common, the standardised columns.
+no label is common, the standardised columns. (Tasks of a chain have one loss, which moves both.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Alone(nn.Module):
         self.slices = list(schema.output_slices.values())
         self.networks = nn.ModuleList(
             Network(replace(schema, tasks=(task,)), layout, config, dim, generator)
-            for task in schema.tasks
+            for task in (replace(task, given="") for task in schema.tasks)
         )
         names = [task.name for task in schema.tasks]
         self.copies = len(names)

@@ -20,8 +20,10 @@ from model.losses import Objective
 class LabelPrior:
     """Running means of the labels of each output, over those learnt so far.
 
-    To logits it adds the log-odds of a binary task's base rate (the logs of a multiclass one's);
-    a regression it predicts in units of the standard deviation, from the mean.
+    To logits it adds the log-odds of a binary task's base rate (the logs of a multiclass one's), in
+    a chain that of the rate given the task before; a regression it predicts in units of the
+    standard deviation, from the mean. Where negatives were sampled, predictions are corrected:
+    p / (p + (1 - p) / kept), He et al., ADKDD 2014, section 6.3.
     """
 
     def __init__(self, objective: Objective):
@@ -30,6 +32,7 @@ class LabelPrior:
         self.seen = Standardiser(objective.outputs, clip=8.0, exact=exact)
         self._regressions = np.flatnonzero(objective.is_regression)
         self._columns = objective.starts[self._regressions]
+        self._sampled = objective.kept_negatives < 1
         self._as_update()
 
     def _as_update(self) -> None:
@@ -37,7 +40,7 @@ class LabelPrior:
         objective = self.objective
         _offsets(
             self.seen.count, self.seen.mean, objective.kinds, objective.starts, objective.ends,
-            self.offset,
+            objective.chains.before, self.offset,
         )  # fmt: skip
 
     def standard(self, labels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +59,9 @@ class LabelPrior:
         if self._regressions.size:
             at = self._columns
             out[:, at] = self.seen.mean[at] + self.seen.scale[at] * out[:, at]
+        if self._sampled.any():
+            p, kept = out[:, self._sampled], self.objective.kept_negatives[self._sampled]
+            out[:, self._sampled] = p / (p + (1 - p) / kept)
         return out
 
     def absorb(self, labels: np.ndarray, mask: np.ndarray) -> None:
@@ -87,12 +93,16 @@ def _scale(labels, columns, mean, scale, clip) -> None:  # type: ignore[no-untyp
 
 
 @numba.njit(cache=True)
-def _offsets(count, mean, kinds, starts, ends, out) -> None:  # type: ignore[no-untyped-def]
+def _offsets(count, mean, kinds, starts, ends, before, out) -> None:  # type: ignore[no-untyped-def]
     for k in range(kinds.shape[0]):
         width = ends[k] - starts[k]
         for c in range(starts[k], ends[k]):
             # As if one more label had been seen, of all classes in equal parts.
             rate = (mean[c] * count[c] + 1.0 / max(width, 2)) / (count[c] + 1.0)
+            if before[k] >= 0:
+                of = starts[before[k]]
+                given = (mean[of] * count[of] + 0.5) / (count[of] + 1.0)
+                rate = min(rate / given, (count[c] + 0.5) / (count[c] + 1.0))
             if kinds[k] == 0:
                 out[c] = np.log(rate / (1.0 - rate))
             elif kinds[k] == 1:

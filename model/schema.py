@@ -61,7 +61,12 @@ class Task:
     `close="window"` closes the label `window_ms` of event time after the impression;
     `close="arrival"` closes a positive (for other kinds: any value) as soon as it comes.
     The task's name is also the kind of feedback that carries its label. `transform="log1p"` makes
-    the label ln(1 + value).
+    the label ln(1 + value). A regression's errors beyond `huber` standard deviations of the labels
+    count linearly, where that is given (Huber 1964).
+
+    `given` names a task that comes before this one on the way, as the click before the purchase:
+    both are learnt from all impressions, as one chain (ESMM). `kept_negatives` is the share of
+    negatives that the log holds, where it was sampled; predictions are then as of all.
     """
 
     name: str
@@ -71,6 +76,9 @@ class Task:
     classes: int = 1
     weight: float = 1.0
     transform: str = ""
+    huber: float = 0.0
+    given: str = ""
+    kept_negatives: float = 1.0
 
     def __post_init__(self) -> None:
         _named("Task.name", self.name)
@@ -84,6 +92,20 @@ class Task:
         if self.transform and self.kind != "regression":
             raise ValueError(
                 f"Task({self.name!r}).transform is {self.transform!r}: only a regression has one"
+            )
+        if not 0 <= self.huber < 1e6 or (self.huber and self.kind != "regression"):
+            raise ValueError(
+                f"Task({self.name!r}).huber is {self.huber}: expected 0, or more for a regression"
+            )
+        if not 0 < self.kept_negatives <= 1:
+            raise ValueError(
+                f"Task({self.name!r}).kept_negatives is {self.kept_negatives}: "
+                "expected more than 0, and 1 at most"
+            )
+        if self.kept_negatives < 1 and self.kind != "binary":
+            raise ValueError(
+                f"Task({self.name!r}).kept_negatives is {self.kept_negatives}: "
+                "only a binary task has negatives"
             )
         if self.window_ms < 0:
             raise ValueError(
@@ -107,12 +129,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Schema:
-    """Fields and tasks, and which id fields name the user and the item."""
+    """Fields and tasks, and which id fields name the user and the item.
+
+    `weight` names a dense field that is no input, but what an example counts in the losses.
+    """
 
     fields: tuple[Field, ...]
     tasks: tuple[Task, ...]
     user: str
     item: str | None = None
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         for what, names in (
@@ -128,6 +154,29 @@ class Schema:
             if name is not None and name not in ids:
                 raise ValueError(
                     f"Schema.{role} is {name!r}, no field of kind 'id': {nearest(name, ids)}"
+                )
+        numbers = [f.name for f in self.of_kind("dense")]
+        if self.weight is not None and self.weight not in numbers:
+            raise ValueError(
+                f"Schema.weight is {self.weight!r}, no field of kind 'dense': "
+                f"{nearest(self.weight, numbers)}"
+            )
+        for place, task in enumerate(self.tasks):
+            if task.given:
+                self._check_chain(task, self.tasks[:place])
+
+    def _check_chain(self, task: Task, before: tuple[Task, ...]) -> None:
+        binary = [t.name for t in before if t.kind == "binary"]
+        if task.kind != "binary" or task.given not in binary:
+            raise ValueError(
+                f"Task({task.name!r}).given is {task.given!r}: expected a binary task before this "
+                f"binary one: {nearest(task.given, binary)}"
+            )
+        for of_chain in (task, before[[t.name for t in before].index(task.given)]):
+            if of_chain.kept_negatives < 1:
+                raise ValueError(
+                    f"Task({of_chain.name!r}).kept_negatives is {of_chain.kept_negatives}: "
+                    "expected 1 in a chain, which is learnt from all impressions"
                 )
 
     def of_kind(self, kind: str) -> tuple[Field, ...]:
@@ -161,4 +210,5 @@ class Schema:
             tasks=tuple(Task(**t) for t in raw["tasks"]),
             user=raw["user"],
             item=raw["item"],
+            weight=raw.get("weight"),
         )

@@ -56,6 +56,7 @@ class Predictor:
         self.objective = Objective(schema, device)
         self.dense = Standardiser(len(layout.dense))
         self.labels = LabelPrior(self.objective)
+        self._weight = [i for i, name in enumerate(layout.dense) if name == schema.weight]
         shape = (batch_size, len(reads.bags), embedding.dim)
         self._deep = torch.zeros(shape, device=device, requires_grad=True)
         self._wide = torch.zeros(batch_size, schema.outputs, device=device)
@@ -69,12 +70,17 @@ class Predictor:
         self._keys[:n], self._weights[:n] = self.network.rows_of(inputs)
         self._keys[n:] = 0
         self._dense[:n], self._dense[n:] = self.dense.transform(inputs.dense), 0
+        self._dense[:, self._weight] = 0
         index = self.embedding.find(self._keys)
         with torch.no_grad():
             self.embedding.pool(index, self._weights, self._deep.detach(), self._wide)
             self._wide += torch.from_numpy(self.labels.offset).to(self.device)
         dense = torch.from_numpy(self._dense).to(self.device)
         return Block(self._keys, self._weights, index, self._deep, self._wide, dense)
+
+    def counts(self, inputs: Inputs) -> np.ndarray | None:
+        """What each example counts in the losses, [n]; None where all count alike."""
+        return inputs.dense[:, self._weight[0]] if self._weight else None
 
     def values(self, linked: torch.Tensor) -> np.ndarray:
         """Linked outputs -> predictions in the labels' units, float32 [batch_size, outputs]."""

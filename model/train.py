@@ -112,7 +112,7 @@ class Trainer:
         n, model = len(batch), self.predictor
         labels, mask = model.labels.standard(batch.labels, batch.mask)
         targets, counts = model.objective.targets(
-            labels, mask, self.task_weights, self.config.batch_size
+            labels, mask, self.task_weights, self.config.batch_size, model.counts(batch.inputs)
         )
         block = model.read(batch.inputs)
         reads = weighter.gradients if weighter is not None else ""
@@ -123,9 +123,9 @@ class Trainer:
                 taught, split = self._forward(block, bool(reads))
         with torch.no_grad():
             linked = model.objective.link(logits)
-            link = linked if taught is logits else model.objective.link(taught)
-            error = link - torch.from_numpy(targets).to(linked.device)
-            error *= torch.from_numpy(counts).to(linked.device)
+            said = linked if taught is logits else model.objective.link(taught)
+            aims = (torch.from_numpy(a).to(linked.device) for a in (targets, counts))
+            error = model.objective.gradient(taught, said, *aims)
         self._grads.zero_()
         block.deep.grad = None
         taught.backward(error)
