@@ -11,16 +11,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from features.as_of import offsets_of
+from features.as_of import offsets_of, pack_as_of
 from features.columns import Events
 from features.fold import Fold
-from features.rows import event_keys, stored_kinds
+from features.rows import ALL, event_keys, stored_kinds
 from features.store import Found
 from features.stored import StoredWindows
 from features.windows import Aggregates, Windows
 from model.batch import Inputs
 from model.schema import Schema
 
+NOTHING: tuple[dict[tuple[str, int], int], bytes] = ({}, b"")
 AsOf = Mapping[str, Mapping[str, list[int]]]
 """`features.events.Features.as_of`."""
 
@@ -44,25 +45,28 @@ class Past:
         self._places = {
             kind: _places(keys) for kind, keys in event_keys(self._plain, self._events).items()
         }
-        self._rows: dict[tuple[object, ...], bytes] = {}
+        self._last = NOTHING  # the overall row made last, which the next one may go on from
 
     def row(self, kind: str, key: int, as_of: Mapping[str, list[int]]) -> bytes:
         """The stored row of an entity as the pure code makes it; `b""` where it knows none."""
-        named = (kind, key, *((topic, *offsets) for topic, offsets in as_of.items()))
-        if named not in self._rows:
-            self._rows[named] = self._folded(kind, key, as_of)
-        return self._rows[named]
-
-    def _folded(self, kind: str, key: int, as_of: Mapping[str, list[int]]) -> bytes:
         offsets = offsets_of(as_of)
-        least = np.array([offsets.get(tp, 0) for tp in self._sources], np.int64)
+        before = self._last if kind == ALL and _covers(offsets, self._last[0]) else NOTHING
+        upto, since = (
+            np.array([of.get(tp, 0) for tp in self._sources], np.int64)
+            for of in (offsets, before[0])
+        )
         at = self._places[kind].get(key, np.zeros(0, np.int64))
-        events = self._events.take(at)
-        events = events.take(events.offset < least[events.partition])
-        found = Found(np.array([key], np.int64), [b""], [b""])
-        keys = np.full(len(events), key, np.int64)
-        rows = self._folds[kind].rows(found, events, keys, self._sources, offsets, 0)
-        return rows.values[0] if len(rows) and len(events) else b""
+        offset, source = self._events.offset[at], self._events.partition[at]
+        events = self._events.take(at[(offset < upto[source]) & (offset >= since[source])])
+        row = before[1]
+        if len(events):
+            found = Found(np.array([key], np.int64), [row], [pack_as_of(before[0]) if row else b""])
+            keys = np.full(len(events), key, np.int64)
+            rows = self._folds[kind].rows(found, events, keys, self._sources, offsets, 0)
+            row = rows.values[0]
+        if kind == ALL:
+            self._last = (offsets, row)
+        return row
 
     def inputs(self, impression: Events, as_of: AsOf) -> Inputs:
         """What one impression (its own features are not looked at) would be scored with, from the
@@ -92,6 +96,10 @@ class Past:
         same = np.array_equal(logged.keys, again.keys)
         same &= logged.weights.tobytes() == again.weights.tobytes()
         return names if same else [*names, "history"]
+
+
+def _covers(offsets: Mapping[tuple[str, int], int], others: Mapping[tuple[str, int], int]) -> bool:
+    return all(offsets.get(tp, 0) >= other for tp, other in others.items())
 
 
 def _places(keys: np.ndarray) -> dict[int, np.ndarray]:

@@ -48,6 +48,7 @@ class FeastStore:
         folder: Path | str,
         windows: Windows,
         timeout_s: float = 2.0,
+        tries: int = 3,
         keep_days: float | None = None,
     ) -> None:
         self.project = project_name(app)
@@ -58,7 +59,7 @@ class FeastStore:
             url,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), tries - 1),
         )
         self._names = {k: KeyLayout(self.project, f"{k}_key") for k in self._layouts}
         self._fields = {k: (field_name(k, "row"), field_name(k, "as_of")) for k in self._layouts}

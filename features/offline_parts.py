@@ -61,6 +61,7 @@ class OfflineParts:
     def prepare(self) -> None:
         """An empty part for each kind that has none: DuckDB wants one to know the columns by."""
         for kind, layout in self._layouts.items():
+            self._remove_old(kind)
             if not list((self.folder / kind).glob("*.parquet")):
                 counts = np.zeros((0, len(layout.counts)), np.int64)
                 self._write(kind, [Rows(np.zeros(0, np.int64), [], [], counts, 0)])
@@ -75,7 +76,11 @@ class OfflineParts:
             part.unlink(missing_ok=True)
 
     def _remove_old(self, kind: str) -> None:
-        """All but the newest, by which the columns are known."""
+        """All but the newest, by which the columns are known; and what a writer that was killed
+        left half written a day ago."""
+        for half in (self.folder / kind).glob("*.writing"):
+            if half.stat().st_mtime < time.time() - DAY_S:
+                half.unlink(missing_ok=True)
         if self._keep_days is None:
             return
         since = time.time() - self._keep_days * DAY_S

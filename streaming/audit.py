@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from features.windows import Windows
 from streaming.application import Application
 from streaming.eventlog import Chunk, EventLog
 from streaming.ingest.sightings import Sightings
+from streaming.kafkalog import ANSWER_S
 
 SHOWN_DIFFERENCES = 20
 _AS_OF = b'"as_of"'
@@ -31,8 +31,10 @@ class Scored(NamedTuple):
     as_of: AsOf
 
 
-def read(app: Application, log: EventLog) -> tuple[Past, list[Scored]]:
-    """The past that a log holds now, and its impressions that say as of what they were scored."""
+def read(app: Application, log: EventLog, last: int | None = None) -> tuple[Past, list[Scored]]:
+    """The past that a log holds now, and its `last` impressions (None: all), in the order of time,
+    of those that say as of what they were scored. Raises ConnectionError where it ends to answer.
+    """
     windows, end = Windows(app.schema, app.aggregates), log.end_position()
     sources = [tp for tp in end if tp[0] in (IMPRESSIONS, FEEDBACK)]
     parts = [windows.codec.decode(IMPRESSIONS, 0, [], [], [])[0]]
@@ -41,12 +43,13 @@ def read(app: Application, log: EventLog) -> tuple[Past, list[Scored]]:
         for index, tp in enumerate(sources):
             sightings = Sightings(app, 0)
             while sightings.next_offset < end[tp]:
-                chunk = reader.read(*tp, timeout_s=1.0)
+                chunk = reader.read(*tp, timeout_s=ANSWER_S)
                 if not chunk.offsets:
-                    continue
+                    at = sightings.next_offset
+                    raise ConnectionError(f"kafka: {tp[0]}[{tp[1]}]: no records at {at}")
                 events, _ = windows.codec.decode(*chunk)
                 if tp[0] == IMPRESSIONS:
-                    scored += _scored(windows, chunk, events)
+                    scored = _last(scored + _scored(windows, chunk, events), last)
                 taken = sightings.take(events, chunk.next_offset)
                 parts.append(replace(taken, partition=np.full(len(taken), index, np.int32)))
     return Past(app.schema, app.aggregates, Events.concatenate(parts), sources), scored
@@ -67,24 +70,21 @@ def _scored(windows: Windows, chunk: Chunk, events: Events) -> list[Scored]:
     return found
 
 
-def audit(
-    app: Application,
-    log: EventLog,
-    last: int | None = None,
-    on_audited: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
+def _last(scored: list[Scored], last: int | None) -> list[Scored]:
+    scored.sort(key=lambda s: int(s.event.time[0]))
+    return scored if last is None else scored[-last:]
+
+
+def audit(app: Application, log: EventLog, last: int | None = None) -> dict[str, Any]:
     """Of the `last` impressions that were scored with stored features (None: of all) how many were
     `audited`, how many are `equal` to the last bit, and some of the `different`."""
-    past, scored = read(app, log)
-    scored.sort(key=lambda s: int(s.event.time[0]))
-    scored = scored[-last:] if last is not None else scored
+    past, scored = read(app, log, last)
     different: list[dict[str, Any]] = []
     equal = 0
-    for done, s in enumerate(scored, 1):
+    for s in scored:
         names = past.differing(s.event, s.as_of)
         equal += not names
         if names and len(different) < SHOWN_DIFFERENCES:
             where = {"topic": s.topic, "partition": s.partition, "offset": s.offset}
             different.append({**where, "features": names})
-        on_audited(done, len(scored))
     return {"audited": len(scored), "equal": equal, "different": different}

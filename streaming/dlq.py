@@ -7,6 +7,7 @@ the original. That a letter was retried is a record of this topic too, so nothin
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -18,12 +19,16 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from features.codec import Bad
 from streaming.dead_letters import DeadLetters
 from streaming.eventlog import EventLog
-from streaming.kafkalog import ANSWER_S, CLIENT_CONFIG, CONSUMER_CONFIG
+from streaming.kafkalog import ANSWER_S, CLIENT_CONFIG, CONSUMER_CONFIG, KafkaLog
 from streaming.sections import Kafka
 from streaming.topics import DEAD, open_log, prefix
 
+log = logging.getLogger("freshet.dlq")
 AT = (DEAD, 0)
 MAX_REASON = 1_000
+DELIVERED_S = 3.0
+KNOWN = 1_000_000
+"""Letters that are known not to be written twice."""
 PLACE = ("topic", "partition", "offset")
 Place = tuple[str, int, int]
 
@@ -36,16 +41,25 @@ class DeadLetterTopic(DeadLetters):
     after it, before it was cut off, is not written again. None asks for nothing of before.
     """
 
-    def __init__(self, log: EventLog, worker: str, size: int | None = None) -> None:
+    def __init__(self, log: KafkaLog, worker: str, size: int | None = None) -> None:
         super().__init__()
         self._log, self._worker = log, worker
         self._written: set[bytes] = set() if size is None else self._since(size)
+        self._size, self._added = size, size is None
 
     @property
     def size(self) -> int:
-        """How much is in the topic; all that was added here is."""
-        self._log.flush()
-        return self._log.end_position()[AT]
+        """How much is in the topic, as far as letters were added here; all of those are. Raises
+        ConnectionError where they are not delivered within some seconds."""
+        if self._added or self._size is None:
+            self.flush()
+            self._size = self._log.end_position()[AT]
+            self._added = False
+        return self._size
+
+    def flush(self) -> None:
+        """Sees what was added in the topic, or raises ConnectionError."""
+        self._log.flush(DELIVERED_S)
 
     def add(self, bad: Iterable[Bad]) -> None:
         """Records that could not be read."""
@@ -64,9 +78,17 @@ class DeadLetterTopic(DeadLetters):
         super()._put(letter)
         if (same := _identity(letter)) is None or same not in self._written:
             _append(self._log, letter)
+            self._added = True
+            if same is not None and len(self._written) < KNOWN:
+                self._written.add(same)
 
     def close(self) -> None:
-        self._log.flush()
+        """Gives up, with a warning, what is not delivered within some seconds."""
+        try:
+            self.flush()
+        except ConnectionError as error:
+            log.warning("dead letters: %s; they are written again at the next start", error)
+            self._log.abandon()
 
     def _since(self, size: int) -> set[bytes]:
         letters = (letter for _, _, letter in records(self._log, size))

@@ -7,6 +7,7 @@ back by another's queue.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -70,6 +71,15 @@ PASSING = {
 """Errors that the consumer recovers from by itself."""
 
 
+def admin_client(config: Mapping[str, Any]) -> AdminClient:
+    """A client with these librdkafka properties. Raises ValueError for one that it can't use, like
+    a file that is no certificate."""
+    try:
+        return AdminClient(dict(config))
+    except KafkaException as error:
+        raise ValueError(f"kafka: {error.args[0].str()}") from None
+
+
 class KafkaLog:
     """An event log in the Kafka at `bootstrap` (`host:port`, several with commas).
 
@@ -88,7 +98,7 @@ class KafkaLog:
         self._prefix = prefix
         self._config = {"bootstrap.servers": bootstrap, **CLIENT_CONFIG, **(config or {})}
         self._failed: list[str] = []
-        self._admin = AdminClient(self._config)
+        self._admin = admin_client(self._config)
         self._producer: Producer | None = None
         self._existing()
 
@@ -140,12 +150,23 @@ class KafkaLog:
                 self._producer.poll(0.005)
                 self._raise_failed()
 
-    def flush(self) -> None:
+    def flush(self, timeout_s: float = math.inf) -> None:
         if self._producer is not None:
-            while len(self._producer):
-                self._producer.flush(1.0)  # ends: every event is delivered or times out
+            deadline = time.monotonic() + timeout_s
+            while len(self._producer):  # ends: every event is delivered or times out
+                self._producer.flush(min(1.0, max(0.0, deadline - time.monotonic())))
+                if len(self._producer) and time.monotonic() > deadline:
+                    left = len(self._producer)
+                    raise ConnectionError(f"kafka: {left} events not delivered in {timeout_s:g} s")
             self._producer.poll(0)
         self._raise_failed()
+
+    def abandon(self) -> None:
+        """Drop what was appended and is not delivered."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer.flush(1.0)
+        self._failed.clear()
 
     def reader(self, position: Position | None = None) -> Reader:
         self._check_partitions()

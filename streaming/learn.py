@@ -9,6 +9,7 @@ registry that is away holds nothing up; the next publication brings all.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event
@@ -25,6 +26,7 @@ from streaming.report import fingerprint
 log = logging.getLogger("freshet.learn")
 READ_RECORDS = 4_096
 POLL_S = 0.01
+RETRY_S = 1.0
 
 
 @dataclass
@@ -59,7 +61,7 @@ def learn(
     after the cut at hand and with a checkpoint, when `loop.stop` is set.
     """
     reader = events.reader(learner.position)
-    published = -1
+    kept, published, tried = -1, False, 0.0
     try:
         while True:
             for step in learner.steps():
@@ -72,10 +74,12 @@ def learn(
                 _checkpoint(learner, loop)
                 return False
             if until is not None and all(learner.position[tp] >= end for tp, end in until.items()):
-                if learner.trainer.steps != published:
-                    _publish(learner, loop)
+                if learner.trainer.steps != kept:
+                    published = _publish(learner, loop)
                     _checkpoint(learner, loop)
-                    published = learner.trainer.steps
+                    kept, tried = learner.trainer.steps, time.monotonic()
+                elif not published and time.monotonic() - tried > RETRY_S:
+                    published, tried = _publish(learner, loop), time.monotonic()
                 if not go_on:
                     return True
             _read(reader, learner, loop)
@@ -113,7 +117,8 @@ def _keep(learner: Learner, step: Step, loop: Loop) -> None:
         _checkpoint(learner, loop)
 
 
-def _publish(learner: Learner, loop: Loop) -> None:
+def _publish(learner: Learner, loop: Loop) -> bool:
+    """Whether the registry took it."""
     arrays, meta = learner.trainer.snapshot()
     version = learner.trainer.steps
     card: dict[str, Any] = {
@@ -132,21 +137,28 @@ def _publish(learner: Learner, loop: Loop) -> None:
         loop.unpublished += 1
         log.warning("version %d is not published: %s", version, error)
         learner.lap("publish")
-        return
+        return False
     learner.journal.published(version, learner.examples, published.sha256, published.size)
     said = {"version": version, "bytes": published.size, "seconds": round(published.seconds, 4)}
     log.info("version %d is published", version, extra=said)
     loop.on_publish(published)
     learner.lap("publish")
+    return True
 
 
 def _checkpoint(learner: Learner, loop: Loop) -> None:
+    """None while there are dead letters that are nowhere yet: the last one makes them again."""
     if loop.checkpoints is not None:
+        try:
+            dead_letters = loop.dead_letters.size
+        except ConnectionError as error:
+            log.warning("no checkpoint now: dead letters: %s", error)
+            return
         state = {
             **learner.state(),
             "fingerprint": fingerprint(learner.app.trainer.device),
             "log_digest": loop.log_digest,
-            "dead_letters": loop.dead_letters.size,
+            "dead_letters": dead_letters,
         }
         path = loop.checkpoints.save(state, loop.epoch, learner.trainer.steps)
         loop.checkpointed = learner.trainer.steps

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from features.events import TOPICS
 from streaming.history import topics as event_topics
-from streaming.kafkalog import ANSWER_S, CLIENT_CONFIG, KafkaLog
+from streaming.kafkalog import ANSWER_S, CLIENT_CONFIG, KafkaLog, admin_client
 from streaming.sections import Kafka
 
 DEAD = "dead"
@@ -43,7 +43,7 @@ def live_partitions(
 ) -> dict[str, int]:
     """The live topics `names`, and how many partitions each has. ValueError where one is not
     there, and ConnectionError where no broker answers."""
-    admin = AdminClient({"bootstrap.servers": bootstrap, **CLIENT_CONFIG, **config})
+    admin = admin_client({"bootstrap.servers": bootstrap, **CLIENT_CONFIG, **config})
     there = _partitions(admin, bootstrap)
     missing = [prefix(app) + topic for topic in names if prefix(app) + topic not in there]
     if missing:
@@ -74,7 +74,7 @@ def describe(kafka: Kafka, app: str) -> list[Topic]:
     """How each topic stands, also those that are missing. ConnectionError where no broker
     answers."""
     properties = kafka.properties()
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, **CLIENT_CONFIG, **properties})
+    admin = admin_client({"bootstrap.servers": kafka.bootstrap, **CLIENT_CONFIG, **properties})
     all_there = _partitions(admin, kafka.bootstrap)
     ours = {name: all_there.get(prefix(app) + name, 0) for name in (*TOPICS, ITEMS, DEAD)}
     there = {name: n for name, n in ours.items() if n}

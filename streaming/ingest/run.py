@@ -15,9 +15,8 @@ from streaming.application import Application
 from streaming.collector import tune
 from streaming.config import Config
 from streaming.dlq import AT, DeadLetterTopic
-from streaming.eventlog import EventLog
 from streaming.ingest.batches import Batches
-from streaming.ingest.metrics import MeasuredStore, Metrics, Places
+from streaming.ingest.metrics import MeasuredStore, Metrics
 from streaming.ingest.sightings import Recall
 from streaming.ingest.worker import Worker
 from streaming.observe import Endpoint
@@ -59,23 +58,24 @@ def run(app: Application, config: Config, redis: str) -> None:
         store.read({})
         store.apply()
         measured = MeasuredStore(store, metrics)
-        batches = Batches(app, recall, measured, _letters(dead), there[ITEMS], metrics)
+        letters = DeadLetterTopic(dead, "ingest", max(0, dead.end_position()[AT] - KNOWN_LETTERS))
+        stack.callback(letters.close)
+        batches = Batches(app, recall, measured, letters, there[ITEMS], metrics)
+
+        def flush() -> None:
+            letters.flush()
+            measured.flush()
+
+        async def until_signalled() -> None:
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop.set)
+            recall.stopping = stop.is_set
+            instance = config.ingest.instance
+            places = metrics.places
+            worker = Worker(app.name, kafka, instance, batches, flush, stop, folder, places)
+            await worker.run()
+
         tune()
-        asyncio.run(_until_signalled(app, config, batches, measured, metrics.places))
-
-
-def _letters(dead: EventLog) -> DeadLetterTopic:
-    return DeadLetterTopic(dead, "ingest", max(0, dead.end_position()[AT] - KNOWN_LETTERS))
-
-
-async def _until_signalled(
-    app: Application, config: Config, batches: Batches, store: MeasuredStore, places: Places
-) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    kafka, instance = config.kafka, config.ingest.instance
-    worker = Worker(app.name, kafka, instance, batches, store.flush, stop, places)
-    await worker.run()
-    log.info("ended: all that was written is acknowledged")
+        asyncio.run(until_signalled())

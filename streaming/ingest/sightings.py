@@ -6,7 +6,7 @@ before that place are read again, as far back as the memory reaches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from confluent_kafka.admin import OffsetSpec
@@ -45,14 +45,16 @@ class Sightings:
 
 
 class Recall(KafkaLog):
-    """Sightings of the live topics' partitions, as of any offset."""
+    """Sightings of the live topics' partitions, as of any offset. `stopping` cuts it short."""
+
+    stopping: Callable[[], bool] = staticmethod(lambda: False)
 
     def sightings(
         self, app: Application, codec: Codec, tp: tuple[str, int], offset: int, time_ms: int
     ) -> Sightings:
         """As they were before `offset`, whose record has the timestamp `time_ms`.
 
-        Raises ConnectionError where the records don't come.
+        Raises ConnectionError where the records don't come, or where it is `stopping`.
         """
         reach_ms = app.id_memory_ms + app.schema.longest_window_ms
         reach_ms += 2 * (app.lateness_ms + codec.max_ahead_ms) + 1
@@ -75,6 +77,8 @@ class Recall(KafkaLog):
         reader = KafkaReader({**CONSUMER_CONFIG, **self._config}, self._prefix, {tp: first})
         try:
             while first < stop:
+                if self.stopping():
+                    raise ConnectionError("asked to stop while the log is read again")
                 chunk = reader.read(*tp, timeout_s=ANSWER_S)
                 if not chunk.offsets:
                     raise ConnectionError(f"kafka: {tp[0]}[{tp[1]}]: no records at {first}")

@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import faust
@@ -42,7 +43,8 @@ T = TypeVar("T")
 
 
 class Stopping(Exception):
-    """Asked to stop while a server is away: what is at hand is left for the next start."""
+    """Asked to stop, or to give partitions away, while a server is away: what is at hand is left
+    for the next start, or for the next worker."""
 
 
 class Worker:
@@ -56,15 +58,17 @@ class Worker:
         batches: Batches,
         flush: Callable[[], None],
         stop: asyncio.Event,
+        folder: Path,
         places: Places,
     ) -> None:
         self._batches, self._flush, self._stop, self._places = batches, flush, stop, places
         self._failed: Exception | None = None
+        self._leaving = False
         self._busy = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "freshet-ingest")
         self._written: list[EventT] = []
         self._prefix = prefix(app)
-        self._faust = faust.App(f"freshet-{app}-ingest", **settings(kafka, instance))
+        self._faust = faust.App(f"freshet-{app}-ingest", **settings(kafka, instance, folder))
         raw: dict[str, Any] = {"key_serializer": "raw", "value_serializer": "raw"}
         source, self._items = (
             self._faust.topic(*(self._prefix + name for name in names), **raw)
@@ -173,17 +177,23 @@ class Worker:
         return await loop.run_in_executor(self._thread, work, *arguments)
 
     async def _away(self, error: BaseException, wait_s: float) -> None:
-        """Says that a server did not answer, and waits; raises Stopping when asked to stop."""
+        """Says that a server did not answer, and waits; raises Stopping when asked to stop, or when
+        the partitions are to be another worker's, which must not wait for us to write."""
         log.warning("not written, tried again in %.1f s: %s", wait_s, error)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), wait_s)
+        if self._stop.is_set() or self._leaving:
             raise Stopping
 
     async def _flushing(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
             async with self._busy:
-                await self._acknowledge()
+                try:
+                    await self._acknowledge()
+                except Exception as error:
+                    self._failed = error
+                    self._stop.set()
 
     async def _watching(self) -> None:
         """Looks where the partitions end, for the metrics."""
@@ -200,22 +210,31 @@ class Worker:
             await asyncio.sleep(LOOK_S)
 
     async def _acknowledge(self) -> None:
-        """All that is written, once its history is on the disk."""
+        """All that is written, once its history is on the disk, and its dead letters in Kafka."""
         events, self._written = self._written, []
-        if events:
-            await self._in_thread(self._flush)
-            for event in events:
-                event.ack()
+        if not events:
+            return
+        try:
+            await self._until_done(self._flush)
+        except Stopping:
+            return
+        for event in events:
+            event.ack()
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
-        """The batch at hand is finished before another worker gets its partitions."""
+        """The batch at hand is finished before another worker gets its partitions, unless a server
+        is away."""
+        self._leaving = True
         async with self._busy:
             await self._acknowledge()
+            self._leaving = False
 
 
-def settings(kafka: Kafka, instance: str) -> dict[str, Any]:
-    """Faust's settings: no tables, no web server, no topics of its own."""
+def settings(kafka: Kafka, instance: str, folder: Path) -> dict[str, Any]:
+    """Faust's settings: no tables, no web server, no topics of its own; what it thinks it has to
+    make is in `folder`."""
     return {
+        "datadir": str(folder / "faust"),
         "broker": [f"aiokafka://{address.strip()}" for address in kafka.bootstrap.split(",")],
         "broker_credentials": _credentials(kafka),
         "broker_session_timeout": 10.0,

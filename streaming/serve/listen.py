@@ -33,7 +33,7 @@ class Listener:
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             asgi(server), loop="auto", http="httptools", lifespan="on", log_config=None,
-            access_log=False, server_header=False, timeout_graceful_shutdown=5,
+            access_log=False, server_header=False, timeout_graceful_shutdown=2,
             timeout_keep_alive=30, backlog=512, limit_concurrency=1000,
         )  # fmt: skip
         self._uvicorn = uvicorn.Server(config)

@@ -111,5 +111,5 @@ class Outbox:
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self.lost += 1
-            if error.code() != KafkaError._PURGE_QUEUE:
+            if error.code() not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
                 log.error("not delivered to %s: %s", message.topic(), error.str())

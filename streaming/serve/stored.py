@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from features.as_of import as_tree, union
@@ -19,6 +20,9 @@ from streaming.serve.problems import Problem
 
 log = logging.getLogger("freshet.serve")
 
+AWAY = "the feature store is away"
+AWAY_S = 0.5
+"""How long nobody else waits for a store that did not answer."""
 Offsets = dict[str, list[int]]
 
 
@@ -29,17 +33,21 @@ class StoredFeatures:
     def __init__(self, app: Application, store: Store, partitions: int, metrics: Metrics) -> None:
         self._stored = StoredWindows(store.read, app.schema, app.aggregates, partitions)
         self._seconds = metrics.store_seconds.labels("read")
+        self._away_until = 0.0
         self.codec, self.layout = self._stored.codec, self._stored.layout
 
     def see(self, events: Events, user: int) -> Seen:
         """As `FeatureSource.see`: a Problem where the store is away, or of another layout."""
+        if time.monotonic() < self._away_until:
+            raise Problem(503, "features-unavailable", AWAY)
         try:
             with self._seconds.time():
                 found = self._stored.find(events)
             windows = self._stored.holding(found)
         except StoreUnavailable as error:
             log.warning("ranked nothing: %s", error)
-            raise Problem(503, "features-unavailable", "the feature store is away") from None
+            self._away_until = time.monotonic() + AWAY_S
+            raise Problem(503, "features-unavailable", AWAY) from None
         except ValueError as error:
             log.error("ranked nothing: %s", error)
             detail = "the feature store holds rows of another application"

@@ -41,7 +41,8 @@ def run(
     with ExitStack() as stack:
         outbox = Outbox(config.kafka, app.name, config.serve.buffer)
         windows = Windows(app.schema, app.aggregates)
-        store = stack.enter_context(closing(FeastStore(redis, app.name, folder, windows, STORE_S)))
+        store = FeastStore(redis, app.name, folder, windows, STORE_S, tries=1)
+        stack.enter_context(closing(store))
         registry = stack.enter_context(closing(RedisRegistry(redis, app.name)))
         metrics = Metrics()
         metrics.buffer.set_function(lambda: outbox.waiting)

@@ -314,3 +314,22 @@ def test_a_historical_log_first_and_live_after_end_in_the_hash_of_the_whole(
     assert report["state_hash"] == undisturbed["state_hash"]
     assert report["tasks"] == undisturbed["tasks"]
     assert report["events"]["in"] == undisturbed["events"]["in"]
+
+
+def test_sigterm_ends_it_while_kafka_is_away_and_it_goes_on(
+    own_kafka, slice_of_log, undisturbed, redis_client, redis_url, tmp_path
+):
+    broker, pid = own_kafka
+    with live_topics(broker, tmp_path) as made:
+        made.produce(slice_of_log)
+        folder = tmp_path / "state"
+        with learner(made, redis_url, folder) as process:
+            assert until(process, lambda: steps(folder) if folder.is_dir() else None)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                process.send_signal(signal.SIGTERM)
+                ended(process, END_S)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        with learner(made, redis_url, folder, "--until-end") as process:
+            assert ended(process)["state_hash"] == undisturbed["state_hash"]

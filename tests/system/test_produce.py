@@ -128,3 +128,11 @@ def test_stopped_by_sigterm_and_gone_on_with_the_topics_give_the_hash_of_a_repla
     assert report is not None and learner.state_hash() == report["state_hash"]
     assert learner.merge.released["duplicate"] == report["events"]["duplicate"]
     assert learner.merge.released["delayed"] == learner.bad == 0
+
+
+def test_a_certificate_that_is_none_is_one_line(shop):
+    (shop.folder / "ca.pem").write_text("no certificate")
+    toml = '[kafka]\nbootstrap = "localhost:1"\nsecurity_protocol = "SSL"\nssl_ca = "ca.pem"\n'
+    (shop.folder / "freshet.toml").write_text(toml)
+    told = shop.run("topics", "describe")
+    assert told.returncode == 2 and "freshet: kafka: " in told.stderr and "Trace" not in told.stderr

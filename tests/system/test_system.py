@@ -84,6 +84,7 @@ def test_a_log_goes_in_and_what_has_learned_its_end_is_served(
     local, log, kafka, app, files, data_dir, tmp_path
 ):
     assert log.topics == {"impressions": PARTITIONS, "feedback": PARTITIONS, "control": 1}
+    given = set(files.iterdir())  # of which compose lets nobody write
     local.up("ingest", "learn", "serve")
     assert ask(local, "/readyz")["status"] == 503
     local.up("produce")
@@ -115,13 +116,14 @@ def test_a_log_goes_in_and_what_has_learned_its_end_is_served(
     assert ranked.get("version") == report["steps"] and len(ranked["impressions"]) == 2, ranked
     local.stop("serve")
     local.stop("ingest")
+    assert set(files.iterdir()) == given
     assert sum(log.end_position().values()) >= sum(before.values()) + 2
 
 
 def replayed(*words: str, folder: Path) -> dict[str, Any]:
     """The report of `freshet replay` with these words, in this folder."""
     with Command(
-        ["replay", *words, "--json"], {}, folder / f"{uuid.uuid4().hex}.log", folder
+        ["replay", *words, "--json"], {}, folder.parent / f"{uuid.uuid4().hex}.log", folder
     ) as command:
         assert command.wait() == 0, command.said.read_text()
         return report_in(command.said.read_text())
