@@ -17,7 +17,7 @@ ROWS = ("json", "latency", "weights")
 
 @click.group()
 def bench() -> None:
-    """Measure, against a baseline in the same run; above 1 is better."""
+    """Measure, against a baseline in the same run; above 1 is better, where not said otherwise."""
 
 
 @bench.command()
@@ -107,6 +107,21 @@ def score(runs: int, as_json: bool) -> None:
     from streaming.bench.score import run
 
     _show([run(runs)], as_json)
+
+
+@bench.command()
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def weigh(runs: int, device: str, as_json: bool) -> None:
+    """What each weighter of tasks adds to the train step: here, less is better.
+
+    Times over those of equal weights. Weighters of gradients read them by all shared parameters,
+    or, cheaper, by the representation.
+    """
+    from streaming.bench.weigh import run
+
+    _show(run(runs, device), as_json)
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:

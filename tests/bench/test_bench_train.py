@@ -7,8 +7,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from model.weighting import KINDS
 from streaming.__main__ import cli
-from streaming.bench import score, train
+from streaming.bench import score, train, weigh
 
 
 @pytest.fixture
@@ -18,6 +19,8 @@ def small(monkeypatch):
     monkeypatch.setattr(train, "RIVER_EXAMPLES", 5)
     monkeypatch.setattr(train, "SIZES", {"train.fp32": (800, 256), "train.b64": (800, 64)})
     monkeypatch.setattr(score, "TIMES", 4)
+    monkeypatch.setattr(weigh, "SIZE", 64)
+    monkeypatch.setattr(weigh, "STEPS", 2)
 
 
 def rows(*words: str) -> dict[str, dict]:
@@ -38,3 +41,12 @@ def test_the_train_step_is_timed_beside_its_baselines_at_their_losses(small):
 def test_scoring_is_timed_beside_the_naive_network(small):
     row = rows("score")["serve.score"]
     assert row["unit"] == "s" and 0 < row["value"] and 0 < row["baseline"]["value"]
+
+
+def test_each_weighter_is_timed_beside_equal_weights(small):
+    found = rows("weigh")
+    kinds = {name.split(".")[1] for name in found}
+    assert kinds == set(KINDS) - {"fixed"}
+    assert "weigh.pcgrad" in found and "weigh.pcgrad.representation" in found
+    for row in found.values():
+        assert row["unit"] == "ms" and row["value"] > 0 and row["ratio"] > 0
