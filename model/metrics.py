@@ -2,7 +2,7 @@
 
 AUC is read off histograms over the logit, where ties within a bin count half (`BINS` of them: the
 error is far below 1e-3 unless nearly all predictions agree to two decimals of their logit).
-Log loss clips probabilities to [CLIP, 1 - CLIP].
+Log loss clips probabilities to [CLIP, 1 - CLIP]. AUC by user: model/grouped.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from model.grouped import GroupedAUC
 from model.schema import Schema
 
 BINS = 16_384
@@ -41,16 +42,27 @@ class Metrics:
         self.sums = np.zeros((tasks, 5))
         self.counts = np.zeros(tasks, np.int64)
         self.confusion = np.zeros((tasks, most, most), np.int64)
+        self.predicted = np.zeros(outputs)  # sums of the classes' probabilities
         self.histogram = np.zeros((outputs, 2, BINS), np.int64)
+        self._binary = np.flatnonzero(self._kinds == _KINDS["binary"])
+        self.grouped = GroupedAUC(self._starts[self._binary], self._binary)
 
-    def update(self, predictions: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> None:
+    def update(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        mask: np.ndarray,
+        users: np.ndarray | None = None,
+    ) -> None:
         """predictions float32 [n, outputs], labels float32 and mask bool [n, task].
 
-        A class out of range is left out.
+        A class out of range is left out. `users` int64 [n] are keys, for `grouped_auc`.
         """
+        if users is not None:
+            self.grouped.update(users, predictions, labels, mask)
         _update(
             predictions, labels, mask, self._kinds, self._starts, self._widths,
-            self.sums, self.counts, self.confusion, self.histogram,
+            self.sums, self.counts, self.confusion, self.predicted, self.histogram,
         )  # fmt: skip
 
     def merge(self, other: Metrics) -> None:
@@ -58,17 +70,43 @@ class Metrics:
         self.sums += other.sums
         self.counts += other.counts
         self.confusion += other.confusion
+        self.predicted += other.predicted
         self.histogram += other.histogram
+        self.grouped.merge(other.grouped)
 
     def figures(self) -> dict[str, dict[str, float | int | str | None]]:
         """By task: `kind`, `count` and its figures, None where the labels do not define them.
 
         binary, multiclass: auc (multiclass: the mean of one class against the rest), log_loss,
         normalised_entropy (log loss over the labels' own entropy, He et al. 2014), calibration
-        (sum of predictions over sum of labels; binary), accuracy, precision, recall, f1 (binary
-        at 0.5; multiclass: the classes' mean). regression: mae, mse.
+        (sum of predictions over sum of labels; binary), kl_divergence (of the classes' shares from
+        their mean predictions, in nats), accuracy, kappa (Cohen 1960), precision, recall, f1
+        (binary at 0.5; multiclass: the classes' mean); binary: grouped_auc (the users' mean).
+        regression: mae, mse.
         """
-        return {task.name: self._of(k) for k, task in enumerate(self.schema.tasks)}
+        found = {task.name: self._of(k) for k, task in enumerate(self.schema.tasks)}
+        for k, value in zip(self._binary, self.grouped.figures(), strict=True):
+            found[self.schema.tasks[k].name]["grouped_auc"] = value
+        return found
+
+    def roc(self, task: str, label: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The ROC curve of a class against the rest: false and true positive rates, from (0, 0) to
+        (1, 1), a point for each bin of the histogram that holds a prediction; NaN where undefined.
+
+        Raises ValueError for a regression, or a class that the task does not have.
+        """
+        names = [t.name for t in self.schema.tasks]
+        k = names.index(task)
+        of = self.schema.tasks[k]
+        classes = range(1, 2) if of.kind == "binary" else range(self._widths[k])
+        if of.kind == "regression" or label not in classes:
+            raise ValueError(f"task {task!r} ({of.kind}) has no ROC curve of label {label}")
+        histogram = self.histogram[self._starts[k] + (0 if of.kind == "binary" else label)]
+        held = histogram[:, histogram.any(0)][:, ::-1].astype(float)
+        points = np.concatenate([np.zeros((2, 1)), held.cumsum(1)], 1)
+        with np.errstate(invalid="ignore"):
+            rates = points / points[:, -1:]
+        return rates[0], rates[1]
 
     def _of(self, k: int) -> dict[str, float | int | str | None]:
         kind, n, sums = self.schema.tasks[k].kind, int(self.counts[k]), self.sums[k]
@@ -91,14 +129,21 @@ class Metrics:
             precision = np.where(said > 0, hits / said, 0.0)
             recall = np.where(actual > 0, hits / actual, 0.0)
             f1 = np.where(actual + said > 0, 2 * hits / (actual + said), 0.0)
+            chance = float((actual * said).sum()) / n**2 if n else 1.0
         seen = (actual + said > 0)[which]
         binary = kind == "binary"
+        predicted = self.predicted[start : start + width]
+        if binary:
+            predicted = np.array([n - sums[_PREDICTED], sums[_PREDICTED]])
+        agreed = float(hits.sum()) / n if n else 0.0
         return head | {
             "auc": None if any(a is None for a in aucs) else math.fsum(aucs) / width,  # type: ignore[arg-type]
             "log_loss": log_loss,
             "normalised_entropy": None if log_loss is None else _ratio(log_loss, entropy),
             "calibration": _ratio(sums[_PREDICTED], sums[_LABELS]) if binary else None,
+            "kl_divergence": _divergence(actual / n, predicted / n) if n else None,
             "accuracy": _ratio(hits.sum(), n),
+            "kappa": _ratio(agreed - chance, 1.0 - chance),
             "precision": _mean(precision[which][seen]),
             "recall": _mean(recall[which][seen]),
             "f1": _mean(f1[which][seen]),
@@ -109,14 +154,18 @@ class Metrics:
             "sums": self.sums.copy(),
             "counts": self.counts.copy(),
             "confusion": self.confusion.copy(),
+            "predicted": self.predicted.copy(),
             "histogram": self.histogram.copy(),
+            "grouped": self.grouped.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         self.sums = state["sums"].copy()
         self.counts = state["counts"].copy()
         self.confusion = state["confusion"].copy()
+        self.predicted = state["predicted"].copy()
         self.histogram = state["histogram"].copy()
+        self.grouped.load(state["grouped"])
 
 
 def _ratio(a: float, b: float) -> float | None:
@@ -125,6 +174,12 @@ def _ratio(a: float, b: float) -> float | None:
 
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if values.size else None
+
+
+def _divergence(shares: np.ndarray, predicted: np.ndarray) -> float:
+    """Kullback and Leibler's, of shares [class] from predicted ones."""
+    there = shares > 0
+    return float((shares[there] * np.log(shares[there] / predicted[there].clip(CLIP))).sum())
 
 
 def _auc(histogram: np.ndarray) -> float | None:
@@ -146,8 +201,9 @@ def _count(histogram, p, positive) -> None:  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _update(  # type: ignore[no-untyped-def]
-    predictions, labels, mask, kinds, starts, widths, sums, counts, confusion, histogram
-) -> None:
+    predictions, labels, mask, kinds, starts, widths,
+    sums, counts, confusion, predicted, histogram,
+) -> None:  # fmt: skip
     for k in range(kinds.shape[0]):
         start = starts[k]
         for i in range(labels.shape[0]):
@@ -174,6 +230,7 @@ def _update(  # type: ignore[no-untyped-def]
                     if predictions[i, start + c] > predictions[i, start + best]:
                         best = c
                     share = np.float64(predictions[i, start + c])
+                    predicted[start + c] += share
                     _count(histogram[start + c], share, 1 if c == label else 0)
                 of_label = np.float64(predictions[i, start + label])
                 sums[k, _LOG_LOSS] -= math.log(min(max(of_label, CLIP), 1.0 - CLIP))

@@ -65,7 +65,7 @@ class Learner:
         self.weighter = app.weighting.build([t.weight for t in app.schema.tasks], seed)
         self.drift = DriftMonitor(self.tasks, app.drift)
         self.rebalancer = Rebalancer(self.tasks, app.rebalance)
-        self.scores = Scores(app.schema)
+        self.scores = Scores(app.schema, self.windows.layout)
         self.journal = Journal(self.tasks)
         self.position: Position = dict.fromkeys(partitions, 0)
         self.lap: Callable[[str], None] = lambda part: None

@@ -34,10 +34,10 @@ def report(learner: Learner, seconds: float) -> dict[str, Any]:
     `delayed` ones, which came out of order by more than the lateness and count from then on);
     `orphan` is feedback for no pending impression, `expired` feedback after its task had closed;
     `bad` went to the dead letters. `tasks`: for each its kind, the number
-    of its labels, and the figures of the predictions `served` and of those made in the step just
-    before learning, `progressive`. `curve`: one served figure a task (AUC, or the mean squared
-    error) for every 2,000 examples. `task_weights`: over event time, where they moved. The others
-    are lists of what happened, and what names this run.
+    of its labels, and the figures (`Metrics.figures`) of the predictions `served` and of those made
+    in the step just before learning, `progressive`. `curve`: one served figure a task (AUC, or the
+    mean squared error) for every 2,000 examples. `task_weights`: over event time, where they moved.
+    The others are lists of what happened, and what names this run.
     """
     events = {**learner.merge.released, **learner.join.counts, "bad": learner.bad}
     journal = learner.journal

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from model.batch import Batch
+from model.batch import Batch, Layout
 from model.metrics import CLIP, Metrics
 from model.schema import Schema
 
@@ -18,8 +18,9 @@ MOST_POINTS = 400
 class Scores:
     """Figures over the whole stream, `served` and `progressive`, and the served ones over time."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, layout: Layout) -> None:
         self.schema = schema
+        self._user = int(np.argmax(layout.bag_of_slot == layout.bag(schema.user)))
         self.served, self.progressive, self.recent = (
             Metrics(schema),
             Metrics(schema),
@@ -31,10 +32,11 @@ class Scores:
 
     def update(self, batch: Batch, served: np.ndarray, progressive: np.ndarray | None) -> None:
         """A batch, what was served for it, and what the step predicted before it learned."""
-        self.served.update(served, batch.labels, batch.mask)
-        self.recent.update(served, batch.labels, batch.mask)
+        known = batch.labels, batch.mask, np.ascontiguousarray(batch.inputs.keys[:, self._user])
+        self.served.update(served, *known)
+        self.recent.update(served, *known)
         if progressive is not None:
-            self.progressive.update(progressive, batch.labels, batch.mask)
+            self.progressive.update(progressive, *known)
         before, self.examples = self.examples, self.examples + len(batch.labels)
         if before // WINDOW != self.examples // WINDOW:
             self.curve.append({"example": self.examples, **_headline(self.recent)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from replays import half_of, predictions, replayed
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import cohen_kappa_score, log_loss, roc_auc_score
 
 from features.events import Control
 
@@ -74,6 +74,9 @@ def test_the_report_agrees_with_scikit_learn(online):
         assert figures["calibration"] == pytest.approx(calibration, rel=1e-6)
         right = (known.prediction >= 0.5) == (known.label == 1)
         assert figures["accuracy"] == pytest.approx(right.mean(), rel=1e-6)
+        kappa = cohen_kappa_score(known.label == 1, known.prediction >= 0.5)
+        assert figures["kappa"] == pytest.approx(kappa, abs=1e-9)
+        assert figures["kl_divergence"] >= 0 and 0 < figures["grouped_auc"] < 1
 
 
 def test_online_beats_the_same_model_frozen_half_way(online, data_dir, tmp_path):
