@@ -124,6 +124,16 @@ def weigh(runs: int, device: str, as_json: bool) -> None:
     _show(run(runs, device), as_json)
 
 
+@bench.command()
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def metrics(runs: int, as_json: bool) -> None:
+    """What the figures cost beside the train step that they are of: here, less is better."""
+    from streaming.bench.metrics import run
+
+    _show(run(runs), as_json)
+
+
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))

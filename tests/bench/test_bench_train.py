@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from model.weighting import KINDS
 from streaming.__main__ import cli
-from streaming.bench import score, train, weigh
+from streaming.bench import metrics, score, train, weigh
 
 
 @pytest.fixture
@@ -19,6 +19,7 @@ def small(monkeypatch):
     monkeypatch.setattr(train, "RIVER_EXAMPLES", 5)
     monkeypatch.setattr(train, "SIZES", {"train.fp32": (800, 256), "train.b64": (800, 64)})
     monkeypatch.setattr(score, "TIMES", 4)
+    monkeypatch.setattr(metrics, "STEPS", 3)
     monkeypatch.setattr(weigh, "SIZE", 64)
     monkeypatch.setattr(weigh, "STEPS", 2)
 
@@ -50,3 +51,10 @@ def test_each_weighter_is_timed_beside_equal_weights(small):
     assert "weigh.pcgrad" in found and "weigh.pcgrad.representation" in found
     for row in found.values():
         assert row["unit"] == "ms" and row["value"] > 0 and row["ratio"] > 0
+
+
+def test_the_metrics_are_timed_beside_the_step(small):
+    found = rows("metrics")
+    assert list(found) == ["metrics.b64", "metrics.b1024"]
+    for row in found.values():
+        assert row["unit"] == "ms" and row["value"] > 0 and 0 < row["ratio"]
