@@ -14,6 +14,7 @@ import xxhash
 
 EMPTY = np.iinfo(np.int64).min
 LEAST_CAPACITY = 64
+AHEAD = 64
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -109,8 +110,16 @@ def drop(keys: np.ndarray, values: np.ndarray, key: int) -> int:
 
 @numba.njit(cache=True)
 def _find_all(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, out: np.ndarray) -> None:
-    for i in range(wanted.shape[0]):
-        out[i] = find(keys, values, wanted[i])
+    """Loads of the homes don't wait for each other; most keys are there, and need no more."""
+    first = np.empty(AHEAD, np.int64)
+    for start in range(0, wanted.shape[0], AHEAD):
+        part = wanted[start : start + AHEAD]
+        for i in range(part.shape[0]):
+            home = _home(keys, part[i])
+            first[i], out[start + i] = keys[home], values[home]
+        for i in range(part.shape[0]):
+            if first[i] != part[i] or part[i] == EMPTY:
+                out[start + i] = find(keys, values, part[i])
 
 
 @numba.njit(cache=True)

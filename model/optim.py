@@ -13,6 +13,8 @@ import numba
 import numpy as np
 import torch
 
+from model.fetch import AHEAD, fetch
+
 KINDS = ("sgd", "adam", "rmsprop", "adagrad")
 _SGD, _ADAM, _RMSPROP, _ADAGRAD = range(4)
 
@@ -114,6 +116,9 @@ def _update(kind, l2, momentum, decay, eps, rows, state, touched, grads, rates) 
     dim = width - outputs
     first = 2 + outputs
     for u in range(touched.shape[0]):
+        if u % AHEAD == 0:
+            fetch(rows, touched[u : u + AHEAD])
+            fetch(state, touched[u : u + AHEAD])
         row, g, s = rows[touched[u]], grads[u], state[touched[u]]
         if l2 != 0.0:
             for c in range(width):

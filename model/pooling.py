@@ -10,6 +10,8 @@ import numba
 import numpy as np
 import torch
 
+from model.fetch import fetch
+
 
 def pool(
     rows: torch.Tensor, index: np.ndarray, weights: np.ndarray, bag_of: np.ndarray, dim: int,
@@ -48,6 +50,7 @@ def _pool(rows, index, weights, bag_of, dim, deep, wide) -> None:  # type: ignor
     wide[:] = 0.0
     outputs = wide.shape[1]
     for i in range(index.shape[0]):
+        fetch(rows, index[i])
         for s in range(index.shape[1]):
             if index[i, s] >= 0:
                 row, weight, bag = rows[index[i, s]], weights[i, s], bag_of[s]
@@ -61,7 +64,9 @@ def _pool(rows, index, weights, bag_of, dim, deep, wide) -> None:  # type: ignor
 def _merge(index, also, weights, bag_of, deep, wide, marks, touched, grads) -> int:  # type: ignore[no-untyped-def]
     dim, outputs = deep.shape[2], wide.shape[1]
     count = 0
+    places = marks.reshape(-1, 1)
     for i in range(index.shape[0]):
+        fetch(places, index[i])
         for s in range(index.shape[1]):
             if index[i, s] < 0 or weights[i, s] == 0.0:
                 continue
