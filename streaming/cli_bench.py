@@ -134,6 +134,27 @@ def metrics(runs: int, as_json: bool) -> None:
     _show(run(runs), as_json)
 
 
+@bench.command()
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--day", is_flag=True, help="24 hours of events too: some minutes, 10 million ids.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def embed(runs: int, day: bool, as_json: bool) -> None:
+    """Embedding tables: updates, and steps as a table grows to ten million rows (2 GB)."""
+    from streaming.bench import embed, embed_day
+
+    _show([*embed.run(runs), *([embed_day.run()] if day else [])], as_json)
+
+
+@bench.command()
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def idmap(runs: int, as_json: bool) -> None:
+    """From id to row: 8,192 of a million, against pandas and a dict."""
+    from streaming.bench.idmap import run
+
+    _show(run(runs), as_json)
+
+
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
