@@ -14,6 +14,8 @@ from model.task_weights import LossWindows, Weighter, Weights, normalise
 GRADIENTS = ("representation", "parameters")
 LEAST = 1e-6
 """A task's least share of the others' mean weight: none is silent."""
+SMALLEST = 1e-24
+"""A gradient whose square is a lesser part of the largest's cannot be told from 0."""
 
 
 class GradNorm(Weighter):
@@ -98,11 +100,10 @@ class Combining(Weighter):
     def combine(self, gram: ArrayLike, weights: ArrayLike) -> Weights:
         g, given = np.asarray(gram, np.float64), np.array(weights, np.float64)
         size = np.diag(g)
-        here = size > 0
-        if here.sum() < 2 or not np.isfinite(g).all():
+        if not np.isfinite(g).all():
             return given
-        unit = np.sqrt(size[here] / size.max())
-        if unit.min() < 1e-12:  # too unlike to be told from 0
+        here = size > SMALLEST * size.max()
+        if here.sum() < 2:
             return given
         some = given[here]
         found = some * self._of(g[np.ix_(here, here)] / size.max(), some)
