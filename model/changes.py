@@ -19,6 +19,11 @@ class Changes:
         self._gone: list[np.ndarray] = []
         self._left = 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether everything counts as changed."""
+        return self._flags is None
+
     def note(self, touched: np.ndarray, gone: np.ndarray) -> None:
         """Takes in the places of rows that were written to, and keys that were evicted."""
         if self._flags is None:

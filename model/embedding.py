@@ -58,7 +58,8 @@ class EmbeddingConfig:
 
 
 class Embedding:
-    """Rows [capacity, dim + outputs] on `device`, and where each key's row is."""
+    """Rows [places, dim + outputs] on `device`, and where each key's row is. `changes` says which
+    of them are new to who took them last."""
 
     def __init__(
         self, layout: Layout, outputs: int, config: EmbeddingConfig, optimiser: RowOptimiser,
@@ -154,8 +155,9 @@ class Embedding:
         bag_of, marks = self.layout.bag_of_slot, self._admission.marks
         touched, grads = merge(own, index, weights, bag_of, deep, wide, marks)
         self.optimiser.update(self.rows, self.state, touched, grads, rates)
-        self.changes.note(places, gone)
-        self.changes.note(touched.cpu().numpy(), gone[:0])
+        if not self.changes.whole:
+            self.changes.note(places, gone)
+            self.changes.note(touched.cpu().numpy(), gone[:0])
 
     def _begin(self, places: np.ndarray, parents: np.ndarray) -> None:
         """New rows, copies of their parents' with noise, and a new optimiser's state."""
@@ -180,8 +182,16 @@ class Embedding:
         }
 
     def load(self, arrays: dict[str, Any]) -> None:
-        """Takes over `arrays()` of another; without `state` for scoring only."""
+        """Takes over `arrays()` of another; without `state` for scoring only.
+
+        Raises ValueError where there are more ids than `EmbeddingConfig.capacity`.
+        """
         keys, rows = arrays["keys"], arrays["rows"]
+        most = max(len(keys) - len(self._unseen_keys), len(arrays.get("waiting", ())))
+        if self.config.capacity is not None and most > self.config.capacity:
+            raise ValueError(
+                f"state has {most} ids: EmbeddingConfig.capacity is {self.config.capacity}"
+            )
         state = arrays.get("state", np.zeros((len(keys), 0), np.float32))
         # The unseen rows stand first, in the order of the layout's tables.
         first = np.searchsorted(keys, self._unseen_keys)

@@ -132,7 +132,7 @@ def test_an_evicted_id_comes_back_as_new(limits: dict, others: int, now_ms: int)
     assert (embedding.state[again] == fresh.state[2]).all()
 
 
-@pytest.mark.parametrize("capacity", [10, 3_000, 70_000])
+@pytest.mark.parametrize("capacity", [10, 3_000, 20_000])
 @pytest.mark.parametrize("after", [1, 2])
 def test_all_its_memory_is_within_the_bound(capacity: int, after: int) -> None:
     embedding = table(kind="adam", capacity=capacity, admit_after=after)
@@ -157,6 +157,14 @@ def test_all_its_memory_is_within_the_bound(capacity: int, after: int) -> None:
 def test_a_limit_below_one_is_refused_by_its_name(name: str) -> None:
     with pytest.raises(ValueError, match=rf"EmbeddingConfig\.{name} is 0"):
         EmbeddingConfig(**{name: 0})
+
+
+def test_a_state_of_more_ids_than_there_is_room_for_is_refused() -> None:
+    embedding = table(admit_after=2)
+    learn(embedding, [[1, 2, 1, 2, 3], [4, 5, 5, 7, 4]])
+    table(capacity=4).load(embedding.arrays())
+    with pytest.raises(ValueError, match=r"state has 4 ids: EmbeddingConfig.capacity is 3"):
+        table(capacity=3).load(embedding.arrays())
 
 
 def test_a_delta_and_what_was_before_make_what_is_now() -> None:

@@ -47,6 +47,16 @@ def test_another_seed_has_another_hash_and_other_predictions(data_dir, tmp_path)
     assert first != second and (a != b).mean() > 0.9
 
 
+def test_ids_that_come_and_go_have_one_hash(data_dir):
+    limits = {"admit_after": 2, "capacity": 400, "max_age_ms": 3_600_000}
+    settings = tuple(f"trainer.embedding.{name}={value}" for name, value in limits.items())
+    one, four = (
+        replayed("kuairand", data_dir, settings, limit=1_000, partitions=n)["state_hash"]
+        for n in (1, 4)
+    )
+    assert one == four
+
+
 @pytest.mark.parametrize("records", [1, 17, 100_000])
 def test_how_much_is_read_at_once_does_not_matter(data_dir, records, monkeypatch):
     few = {"limit": 2_000, "partitions": 3}
