@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -153,6 +154,50 @@ def idmap(runs: int, as_json: bool) -> None:
     from streaming.bench.idmap import run
 
     _show(run(runs), as_json)
+
+
+@bench.command()
+@click.argument("application", metavar="APP")
+@click.option("--log", "log_path", metavar="PATH", type=click.Path(path_type=Path))
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="KEY=A,B,...",
+    help="A setting, and the values to try; several make all combinations.",
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For all of them.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N rows only.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Replays at a time."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def grid(
+    application: str,
+    log_path: Path | None,
+    vary: tuple[str, ...],
+    settings: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Replay a log with every combination of settings, and compare what was served.
+
+    \b
+    freshet bench grid kuairand --log events.parquet \\
+      --vary trainer.network.sharing=shared_bottom,mmoe,ple --vary weighting.kind=fixed,dwa
+    """
+    from streaming.bench.grid import Grid, table
+
+    varied = []
+    for text in vary:
+        key, equals, values = text.partition("=")
+        if not equals or not all(values.split(",")):
+            raise ValueError(f"--vary is {text!r}: expected KEY=A,B")
+        varied.append((key, values.split(",")))
+    job = Grid(application, log_path, varied, settings, **options)
+    shown = sys.stderr.isatty()
+    rows = job.run(lambda done, of: click.echo(f"{done} of {of}", err=True) if shown else None)
+    click.echo(json.dumps(rows, indent=2) if as_json else table(rows))
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
