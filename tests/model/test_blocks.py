@@ -107,6 +107,8 @@ def test_blocks_repeat_themselves_from_a_state_and_in_a_scorer(
         one.step(small.batch(number, 64 if number < 5 else 10))
         two.step(small.batch(number, 64 if number < 5 else 10))
     assert one.state_hash() == two.state_hash()
+    kept = [a for name, a in one.state()["model"]["network"].items() if name.endswith("norm.count")]
+    assert kept and all(count == 5 * 64 + 10 for count in kept)  # what was learnt, no padding
     arrays, meta = one.snapshot()
     scorer, inputs = Scorer(arrays, json.loads(json.dumps(meta))), small.batch(50, 150).inputs
     for n in (1, 65, 150):

@@ -87,6 +87,7 @@ def test_a_network_with_all_of_them_repeats_itself_and_scores_as_it_predicts(
     assert one.state_hash() == two.state_hash()
     arrays, meta = one.snapshot()
     scorer, inputs = Scorer(arrays, json.loads(json.dumps(meta))), small.batch(50, 150).inputs
+    assert NetworkConfig.from_dict(json.loads(json.dumps(meta))["network"]) == config
     for n in (1, 65, 150):
         assert (scorer.predict(inputs[:n]) == one.predict(inputs)[:n]).all()
 
