@@ -21,16 +21,19 @@ class BatchNorm(nn.Module):
     """[task, n, width] to mean 0 and variance 1, then scaled and shifted (Ioffe, Szegedy 2015), by
     the statistics of the batches learnt before, in learning as in predicting.
 
-    They are of the past until `memory` examples, then weighted exponentially with that memory.
+    They are of the past until `memory` examples, then weighted exponentially with that memory. A
+    value is clipped to +-`clip`: one that hardly ever moved before can't be told as thousands.
     """
 
     mean: torch.Tensor
     variance: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, tasks: int, width: int, memory: float = 10_000.0, eps: float = 1e-5):
+    def __init__(
+        self, tasks: int, width: int, memory: float = 10_000.0, eps: float = 1e-3, clip: float = 5.0
+    ):
         super().__init__()
-        self.memory, self.eps = memory, eps
+        self.memory, self.eps, self.clip = memory, eps, clip
         self.scale = nn.Parameter(torch.ones(tasks, 1, width))
         self.shift = nn.Parameter(torch.zeros(tasks, 1, width))
         self.register_buffer("mean", torch.zeros(tasks, 1, width))
@@ -39,7 +42,8 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._last = x.detach()
-        return (x - self.mean) * (self.variance + self.eps).rsqrt() * self.scale + self.shift
+        standard = (x - self.mean) * (self.variance + self.eps).rsqrt()
+        return standard.clamp(-self.clip, self.clip) * self.scale + self.shift
 
     def absorb(self, n: int) -> None:
         """Takes in the first n examples of what it read last; the others are padding."""
