@@ -48,9 +48,10 @@ class MMoE(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         both = torch.addmm(self.bias, x, self.weight)
-        split = self.experts * self.width
-        experts = both[:, :split].relu().view(-1, self.experts, self.width)
-        gates = both[:, split:].view(-1, self.tasks, self.experts).softmax(2)
+        sizes = (self.experts * self.width, self.experts * self.tasks)
+        experts, gates = both.split(sizes, dim=1)  # one gradient to put together, not two to add
+        experts = experts.relu().view(-1, self.experts, self.width)
+        gates = gates.reshape(-1, self.tasks, self.experts).softmax(2)
         return torch.bmm(gates, experts).transpose(0, 1)
 
 
