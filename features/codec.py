@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -157,14 +158,16 @@ class Codec:
         events = Events(
             time=np.array(timestamps_ms, np.int64),
             e=np.zeros(n, np.int64),
-            rank=np.array([_RANKS.get(type(e), IMPRESSION) for e in parsed], np.int8),
+            rank=_ranks(parsed),
             id=np.zeros(n, np.int64),
             value=np.zeros(n),
             ints=np.full((n, self.ints_width), -1, np.int64),
             floats=np.zeros((n, self.floats_width), np.float32),
             partition=np.full(n, index, np.int32),
             offset=np.array(offsets, np.int64),
-            controls={key(e.id): e for e in parsed if type(e) is Control},
+            controls={key(e.id): e for e in parsed if type(e) is Control}
+            if topic == CONTROL
+            else {},
         )
         suspect = np.zeros(n, np.bool_)
         for rank, columns in _COLUMNS.items():
@@ -194,7 +197,9 @@ class Codec:
         """The events, None for a heartbeat and for what can't be read, which is in `reasons`."""
         most = self.max_bytes
         try:
-            if all(value is None or len(value) <= most for value in values):
+            if max(map(len, filter(None, values)), default=0) <= most:
+                if None not in values:
+                    return list(map(decode, values))
                 return [None if value is None else decode(value) for value in values]
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass  # some record is bad: take them one by one
@@ -259,7 +264,7 @@ class Codec:
             *map(astuple, given), strict=True
         )
         events.id[at], events.time[at] = keys(ids), times
-        kind = np.array([self._kind.get(name, -1) for name in kinds], np.int64)
+        kind = np.array(list(map(self._kind.get, kinds, repeat(-1))), np.int64)
         value = np.array(values, np.float64)
         events.ints[at, 0], events.ints[at, 1] = keys(impressions), kind
         events.ints[at, 2], events.ints[at, 3] = keys(users), keys(items)
@@ -284,6 +289,14 @@ class Codec:
     def _ends_into(self, events: Events, at: np.ndarray, given: list[Any]) -> np.ndarray:
         events.time[at] = [end.time_ms for end in given]
         return np.zeros(len(at), np.bool_)
+
+
+def _ranks(parsed: Sequence[Any]) -> np.ndarray:
+    """int8 [n]: what each event is."""
+    types = list(map(type, parsed))
+    if len(set(types)) == 1:
+        return np.full(len(types), _RANKS.get(types[0], IMPRESSION), np.int8)
+    return np.array([_RANKS.get(one, IMPRESSION) for one in types], np.int8)
 
 
 def _plain(value: Any) -> Any:
