@@ -23,6 +23,8 @@ NEVER = np.iinfo(np.int64).min // 4
 """The maximum of a partition that has said nothing yet."""
 
 FRESH, DUPLICATE, LATE = 0, 1, 2
+_RANKS = 8
+"""More than there are, so that (e, rank) is one number."""
 
 
 class Merge:
@@ -74,23 +76,36 @@ class Merge:
 
     def release(self) -> Events:
         """All events that nothing can come before any more, in order."""
-        if not self.held:
+        parts = self._due()
+        if not parts:
             return self._empty
-        held = Events.concatenate(self.held)
-        due = held.e < self.watermark
-        if not due.any():
-            self.held = [held]
-            return self._empty
-        out = held.take(due)
-        self.held = [] if due.all() else [held.take(~due)]
-        out = out.take(np.lexsort((out.offset, out.partition, out.id, out.rank, out.e)))
-        verdict = self.ids.judge(out)
-        self.released["in"] += int((out.rank != END).sum())
-        moved = (out.e > out.time) & (out.rank != END) & (verdict == FRESH)
-        self.released["delayed"] += int(moved.sum())
+        out = Events.concatenate(parts)
+        # Copies keep their place: parts come by partition, and each in the order of offsets.
+        order = np.lexsort((out.id, out.e * _RANKS + out.rank))
+        rank, id, time, e = (column[order] for column in (out.rank, out.id, out.time, out.e))
+        verdict = self.ids.judge_columns(rank, id, time, e)
+        fresh = verdict == FRESH
+        self.released["in"] += int((rank != END).sum())
+        self.released["delayed"] += int(((e > time) & (rank != END) & fresh).sum())
         self.released["duplicate"] += int((verdict == DUPLICATE).sum())
         self.released["late"] += int((verdict == LATE).sum())
-        return out if not verdict.any() else out.take(verdict == FRESH)
+        return out.take(order[fresh])
+
+    def _due(self) -> list[Events]:
+        """Takes from what is held what nothing can come before any more, by partition; what all of
+        is to stay is not touched."""
+        parts, held = [], []
+        for part in self.held:
+            due = part.e < self.watermark
+            if due.all():
+                parts.append(part)
+            elif due.any():
+                parts.append(part.take(due))
+                held.append(part.take(~due))
+            else:
+                held.append(part)
+        self.held = held
+        return sorted(parts, key=lambda part: int(part.partition[0]))
 
     def state(self) -> dict[str, Any]:
         held = Events.concatenate(self.held) if self.held else self._empty
@@ -111,7 +126,8 @@ class Merge:
             )
         self.maxima = tree["maxima"].copy()
         held = Events.restored(tree["held"])
-        self.held = [held] if len(held) else []
+        held = held.take(np.lexsort((held.offset, held.partition)))
+        self.held = [held.take(held.partition == p) for p in np.unique(held.partition).tolist()]
         self.ids.load(tree["ids"])
         self.released = dict(tree["released"])
 
@@ -144,7 +160,12 @@ class IdMemory:
 
     def judge(self, events: Events) -> np.ndarray:
         """FRESH, DUPLICATE or LATE for each of the events, which come in order: int8 [n]."""
-        n = len(events)
+        return self.judge_columns(events.rank, events.id, events.time, events.e)
+
+    def judge_columns(
+        self, rank: np.ndarray, id: np.ndarray, time: np.ndarray, e: np.ndarray
+    ) -> np.ndarray:
+        n = len(rank)
         self.seen.reserve(n)
         if self.last + n > len(self.queue):
             live = self.queue[self.first : self.last]
@@ -153,7 +174,7 @@ class IdMemory:
             self.first, self.last = 0, len(live)
         verdict = np.zeros(n, np.int8)
         self.first, self.last = _judge(
-            events.rank, events.id, events.time, events.e, self.memory_ms, _SALTS,
+            rank, id, time, e, self.memory_ms, _SALTS,
             self.seen.keys, self.seen.values, self.queue, self.first, self.last, verdict,
         )  # fmt: skip
         self.seen.size = self.last - self.first
