@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 import time
 import uuid
 from typing import Any
@@ -17,12 +18,12 @@ import msgspec
 from river.linear_model import LogisticRegression
 
 
-async def examples_per_second(broker: str, name: str, count: int) -> float:
-    """From the first example's arrival to the last one's update."""
+async def examples_per_second(broker: str, name: str, count: int, folder: str) -> float:
+    """From the first example's arrival to the last one's update; Faust's files are in `folder`."""
     app = faust.App(
         f"plain-{uuid.uuid4().hex[:12]}", broker=f"aiokafka://{broker}", store="memory://",
         web_enabled=False, consumer_auto_offset_reset="earliest", topic_allow_declare=False,
-        topic_disable_leader=True,
+        topic_disable_leader=True, datadir=folder,
     )  # fmt: skip
     topic = app.topic(name, key_serializer="raw", value_serializer="raw")
     done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -53,7 +54,8 @@ async def examples_per_second(broker: str, name: str, count: int) -> float:
 
 def main() -> None:
     broker, topic, count = sys.argv[1:]
-    print(asyncio.run(examples_per_second(broker, topic, int(count))))
+    with tempfile.TemporaryDirectory(prefix="freshet-bench-") as folder:
+        print(asyncio.run(examples_per_second(broker, topic, int(count), folder)))
 
 
 if __name__ == "__main__":
