@@ -165,6 +165,7 @@ class IdMemory:
     def judge_columns(
         self, rank: np.ndarray, id: np.ndarray, time: np.ndarray, e: np.ndarray
     ) -> np.ndarray:
+        """`judge`, of those columns of events that it looks at, [n] each."""
         n = len(rank)
         self.seen.reserve(n)
         if self.last + n > len(self.queue):

@@ -225,14 +225,16 @@ class Worker:
         """The batch at hand is finished before another worker gets its partitions, unless a server
         is away."""
         self._leaving = True
-        async with self._busy:
-            await self._acknowledge()
+        try:
+            async with self._busy:
+                await self._acknowledge()
+        finally:
             self._leaving = False
 
 
 def settings(kafka: Kafka, instance: str, folder: Path) -> dict[str, Any]:
-    """Faust's settings: no tables, no web server, no topics of its own; what it thinks it has to
-    make is in `folder`."""
+    """Faust's settings: no tables, no web server, no topics of its own; the folder that it makes
+    all the same is in `folder`."""
     return {
         "datadir": str(folder / "faust"),
         "broker": [f"aiokafka://{address.strip()}" for address in kafka.bootstrap.split(",")],
