@@ -37,7 +37,9 @@ from features.events import (
     Version,
     key,
     keys,
+    numbers_of,
 )  # fmt: skip
+from features.scan import Scanner
 from model.schema import Schema, nearest
 
 
@@ -73,17 +75,21 @@ class Codec:
         self.id_fields = [f.name for f in schema.of_kind("id")]
         self.ids_fields = [(f.name, f.size) for f in schema.of_kind("ids")]
         self.dense_fields = [f.name for f in schema.of_kind("dense")]
+        self.raw_columns = len(schema.columns)
         self.raw_slots = len(self.id_fields) + sum(size for _, size in self.ids_fields)
         self.ints_width = max(4, self.raw_slots + history)
-        self.floats_width = len(self.dense_fields) + 1 + features + history
+        self.floats_width = self.raw_columns + 1 + features + history
         self._kind = {name: k for k, name in enumerate(self.kinds)}
         self.task_of = {t.name: t for t in schema.tasks}
-        types = {"id": Id, "ids": list[Id], "dense": float | bool}
+        types: dict[str, Any] = {"id": Id, "ids": list[Id], "dense": float | bool}
         # The attributes are numbered: a field may have any name, also one that Python keeps.
         self.attribute = {f.name: f"_{n}" for n, f in enumerate(schema.fields)}
         values = msgspec.defstruct(
             "Fields",
-            [(self.attribute[f.name], types[f.kind]) for f in schema.fields],
+            [
+                (self.attribute[f.name], numbers_of(f) if f.shape else types[f.kind])
+                for f in schema.fields
+            ],
             rename={attribute: name for name, attribute in self.attribute.items()},
             gc=False,
         )
@@ -102,12 +108,13 @@ class Codec:
             gc=False,
         )
         self._fields_type: Any = values
-        self._decoders = {
+        self._decoders: dict[str, Any] = {
             IMPRESSIONS: msgspec.json.Decoder(self.impression_type | End).decode,
             FEEDBACK: msgspec.json.Decoder(Feedback | End).decode,
             CONTROL: msgspec.json.Decoder(Control | End).decode,
         }
-        self._encode = msgspec.json.Encoder().encode
+        self._scanner = Scanner(self)
+        self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
     # -- out ---------------------------------------------------------------------------------
 
@@ -128,8 +135,9 @@ class Codec:
         return self.impression_type(id, time_ms, self._fields_type(*in_order), features)
 
     def encode(self, event: Any) -> bytes:
-        """An event as its record's value, with its version said. Takes NumPy's scalars too."""
-        return self._encode({**msgspec.to_builtins(event, enc_hook=_plain), "v": VERSION})
+        """An event as its record's value, with its version said. Takes NumPy's values too."""
+        value: bytes = self._encode(event)
+        return value if isinstance(event, End) else value[:-1] + _SAID  # defaults are left out
 
     def scored_with(self, value: bytes) -> Features | None:
         """What the impression of a record that `decode` takes was scored with, if it says so."""
@@ -152,33 +160,31 @@ class Codec:
 
         `index` is the partition's place in the merge's list.
         """
-        reasons: dict[int, str] = {}
-        parsed = self._parse(self._decoders[topic], values, reasons)
-        n = len(parsed)
+        n, timestamps = len(values), np.array(timestamps_ms, np.int64)
         events = Events(
-            time=np.array(timestamps_ms, np.int64),
+            time=timestamps.copy(),
             e=np.zeros(n, np.int64),
-            rank=_ranks(parsed),
+            rank=np.full(n, HEARTBEAT, np.int8),
             id=np.zeros(n, np.int64),
             value=np.zeros(n),
             ints=np.full((n, self.ints_width), -1, np.int64),
             floats=np.zeros((n, self.floats_width), np.float32),
             partition=np.full(n, index, np.int32),
             offset=np.array(offsets, np.int64),
-            controls={key(e.id): e for e in parsed if type(e) is Control}
-            if topic == CONTROL
-            else {},
+            controls={},
         )
+        scanned = self._scanner.scan(topic, values, events)
         suspect = np.zeros(n, np.bool_)
-        for rank, columns in _COLUMNS.items():
-            at = np.flatnonzero(events.rank == rank)
-            if len(at):
-                of_rank = parsed if len(at) == n else [parsed[i] for i in at]
-                suspect[at] = columns(self, events, at, of_rank)
-        late = events.time > np.array(timestamps_ms, np.int64) + self.max_ahead_ms
-        for row in np.flatnonzero(suspect | late).tolist():
+        if topic == FEEDBACK:
+            suspect[scanned] = self._labels_into(events, np.flatnonzero(scanned))
+        parsed, reasons = self._parse(topic, values, np.flatnonzero(~scanned).tolist())
+        self._parsed_into(events, parsed, suspect)
+        suspect |= events.time > timestamps + self.max_ahead_ms
+        suspect[list(reasons)] = False
+        for row in np.flatnonzero(suspect).tolist():
+            event = parsed[row] if row in parsed else self._decoders[topic](values[row])
             try:
-                check(self, parsed[row], timestamps_ms[row])
+                check(self, event, timestamps_ms[row])
             except ValueError as error:
                 reasons[row] = str(error)
         bad = [
@@ -192,28 +198,35 @@ class Codec:
         return events, bad
 
     def _parse(
-        self, decode: Any, values: Sequence[bytes | None], reasons: dict[int, str]
-    ) -> list[Any]:
-        """The events, None for a heartbeat and for what can't be read, which is in `reasons`."""
-        most = self.max_bytes
-        try:
-            if max(map(len, filter(None, values)), default=0) <= most:
-                if None not in values:
-                    return list(map(decode, values))
-                return [None if value is None else decode(value) for value in values]
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            pass  # some record is bad: take them one by one
-        parsed: list[Any] = []
-        for row, value in enumerate(values):
-            event = None
+        self, topic: str, values: Sequence[bytes | None], rows: Sequence[int]
+    ) -> tuple[dict[int, Any], dict[int, str]]:
+        """The events at `rows`, heartbeats left out, and why those are bad that can't be read."""
+        parsed: dict[int, Any] = {}
+        reasons: dict[int, str] = {}
+        decode, most = self._decoders[topic], self.max_bytes
+        for row in rows:
+            value = values[row]
+            if value is None:
+                continue
             try:
-                if value is not None and len(value) > most:
+                if len(value) > most:
                     raise ValueError(f"oversized: {len(value)} bytes, at most {most}")
-                event = None if value is None else decode(value)
+                parsed[row] = decode(value)
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 reasons[row] = str(error)
-            parsed.append(event)
-        return parsed
+        return parsed, reasons
+
+    def _parsed_into(self, events: Events, parsed: Mapping[int, Any], suspect: np.ndarray) -> None:
+        """Fills the rows of `parsed`, and says which of them `check` should look at."""
+        if not parsed:
+            return
+        rows = np.fromiter(parsed, np.int64, len(parsed))
+        ranks = np.array([_RANKS.get(type(one), IMPRESSION) for one in parsed.values()], np.int8)
+        events.rank[rows] = ranks
+        for rank, columns in _COLUMNS.items():
+            at = rows[ranks == rank]
+            if len(at):
+                suspect[at] = columns(self, events, at, [parsed[row] for row in at.tolist()])
 
     def _impressions_into(self, events: Events, at: np.ndarray, shown: list[Any]) -> np.ndarray:
         """Fills the rows `at`; returns which of them `check` should look at."""
@@ -227,11 +240,14 @@ class Codec:
             for row, some in zip(at.tolist(), by_field[name], strict=True):
                 events.ints[row, column : column + len(some[:size])] = keys(some[:size])
             column += size
-        raw = len(self.dense_fields)
         with np.errstate(over="ignore"):
             for column, name in enumerate(self.dense_fields):
                 events.floats[at, column] = by_field[name]
-            suspect = ~np.isfinite(events.floats[at, :raw]).all(1)
+            column = len(self.dense_fields)
+            for field in self.schema.grids:
+                events.floats[at, column : column + field.numbers] = by_field[field.name]
+                column += field.numbers
+            suspect = ~np.isfinite(events.floats[at, : self.raw_columns]).all(1)
             return suspect | self._logged_into(events, at, logged)
 
     def _logged_into(
@@ -246,7 +262,7 @@ class Codec:
         fits &= [len(f.history) == len(f.weights) <= self.history for f in some]
         some, rows = [f for f, ok in zip(some, fits, strict=True) if ok], at[has][fits]
         suspect[has] = ~fits
-        raw = len(self.dense_fields)
+        raw = self.raw_columns
         if some:
             events.floats[rows, raw] = 1.0
             dense = np.array([f.dense for f in some], np.float32).reshape(len(some), -1)
@@ -263,11 +279,16 @@ class Codec:
         ids, times, impressions, kinds, values, users, items, _ = zip(
             *map(astuple, given), strict=True
         )
-        events.id[at], events.time[at] = keys(ids), times
-        kind = np.array(list(map(self._kind.get, kinds, repeat(-1))), np.int64)
-        value = np.array(values, np.float64)
-        events.ints[at, 0], events.ints[at, 1] = keys(impressions), kind
+        events.id[at], events.time[at], events.value[at] = keys(ids), times, values
+        events.ints[at, 0] = keys(impressions)
+        events.ints[at, 1] = list(map(self._kind.get, kinds, repeat(-1)))
         events.ints[at, 2], events.ints[at, 3] = keys(users), keys(items)
+        return self._labels_into(events, at)
+
+    def _labels_into(self, events: Events, at: np.ndarray) -> np.ndarray:
+        """Transforms the values of the feedback at `at` as its tasks say; returns which of it
+        `check` should look at."""
+        kind, value = events.ints[at, 1], events.value[at]
         suspect = (kind < 0) | ~(np.abs(value) <= LARGEST_VALUE)
         for k, task in enumerate(self.schema.tasks):
             of_task = kind == k
@@ -283,6 +304,7 @@ class Codec:
         return suspect
 
     def _controls_into(self, events: Events, at: np.ndarray, given: list[Any]) -> np.ndarray:
+        events.controls.update((key(control.id), control) for control in given)
         events.id[at], events.time[at] = keys([c.id for c in given]), [c.time_ms for c in given]
         return np.zeros(len(at), np.bool_)
 
@@ -291,22 +313,17 @@ class Codec:
         return np.zeros(len(at), np.bool_)
 
 
-def _ranks(parsed: Sequence[Any]) -> np.ndarray:
-    """int8 [n]: what each event is."""
-    types = list(map(type, parsed))
-    if len(set(types)) == 1:
-        return np.full(len(types), _RANKS.get(types[0], IMPRESSION), np.int8)
-    return np.array([_RANKS.get(one, IMPRESSION) for one in types], np.int8)
-
-
 def _plain(value: Any) -> Any:
-    """A NumPy scalar as Python's own."""
+    """What is of NumPy as Python's own; an array as one flat list."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.ndarray):
+        return value.reshape(-1).tolist()
     raise ValueError(f"{value!r} is a {type(value).__name__}: expected a number or a string")
 
 
-_RANKS = {type(None): HEARTBEAT, Feedback: FEEDBACK_RANK, End: END, Control: CONTROL_RANK}
+_SAID = b',"v":%d}' % VERSION
+_RANKS: dict[Any, int] = {Feedback: FEEDBACK_RANK, End: END, Control: CONTROL_RANK}
 _COLUMNS = {
     IMPRESSION: Codec._impressions_into,
     FEEDBACK_RANK: Codec._feedback_into,

@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import xxhash
 
+from model.schema import Field
+
 VERSION = 1
 IMPRESSIONS, FEEDBACK, CONTROL = "impressions", "feedback", "control"
 TOPICS = (IMPRESSIONS, FEEDBACK, CONTROL)
@@ -32,17 +34,24 @@ TimeMs = Annotated[int, msgspec.Meta(ge=0, le=LATEST_TIME_MS)]
 Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 
 
+def numbers_of(field: Field) -> Any:
+    """The type of a series or an image on the wire: a list of as many numbers as its shape has."""
+    return Annotated[list[float], msgspec.Meta(min_length=field.numbers, max_length=field.numbers)]
+
+
 class Features(msgspec.Struct, omit_defaults=True, gc=False):
     """What an impression was scored with: window features, and the history with its weights.
 
     `as_of` says of which stored rows, where they were stored: kind of row -> topic -> of each
-    partition the offset up to which the row covered it. Nothing is learned from it.
+    partition the offset up to which the row covered it. `propensity` is the chance that it was
+    shown, where chance had a hand in that. Nothing is learned from either.
     """
 
     dense: list[float]
     history: list[Id] = []
     weights: list[float] = []
     as_of: dict[str, dict[str, list[int]]] = {}
+    propensity: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
 
 
 class Feedback(msgspec.Struct, tag="feedback", tag_field="type", omit_defaults=True, gc=False):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 import xxhash
@@ -89,7 +90,7 @@ def row_layouts(windows: Windows) -> dict[str, RowLayout]:
         columns = [("counts", len(kinds) + 1), ("sums", len(kinds) + 1)] if kind == ALL else []
         table = kind == ALL
         for part in _parts(windows, kind):
-            columns += [(name, int(np.prod(shape))) for name, shape in part.shapes.items()]
+            columns += [(name, prod(shape)) for name, shape in part.shapes.items()]
             if isinstance(part, Table):
                 meaning += [BUCKETS, part.decays.tolist()]
                 table = True
@@ -153,12 +154,15 @@ def pack_rows(
     return packed
 
 
-def load_rows(windows: Windows, found: dict[str, Found]) -> None:
+def load_rows(
+    windows: Windows, found: dict[str, Found], layouts: dict[str, RowLayout] | None = None
+) -> None:
     """Put stored rows in the windows, over what these know of the entities. `all` rows are summed.
+    `layouts` are `row_layouts(windows)`, where they are at hand.
 
     Raises ValueError for a row of another layout.
     """
-    layouts = row_layouts(windows)
+    layouts = layouts or row_layouts(windows)
     for kind, rows in found.items():
         there = rows.mask
         keys = rows.keys[there]
@@ -169,7 +173,7 @@ def load_rows(windows: Windows, found: dict[str, Found]) -> None:
             continue
         start = 0
         for part in _parts(windows, kind):
-            width = sum(int(np.prod(shape)) for shape in part.shapes.values())
+            width = sum(prod(shape) for shape in part.shapes.values())
             block = values[:, start : start + width]
             start += width
             some = block.any(axis=1)  # a user without a history has none, not an empty one
@@ -177,17 +181,23 @@ def load_rows(windows: Windows, found: dict[str, Found]) -> None:
 
 
 def _put(part: Table | History, keys: np.ndarray, block: np.ndarray) -> None:
+    columns: dict[str, np.ndarray] = {}
+    start = 0
+    for name, shape in part.shapes.items():
+        columns[name] = block[:, start : start + prod(shape)].reshape(len(keys), *shape)
+        start += prod(shape)
+    used = int(part.next[0])
+    if not used:
+        part.load({"keys": keys, **columns})
+        return
     part.reserve(len(keys))
     at = part.map.lookup(keys)
-    new, used = at < 0, int(part.next[0])
+    new = at < 0
     at[new] = np.arange(used, used + int(new.sum()))
     part.next[0] += new.sum()
     part.map.insert(keys, at)
-    start = 0
-    for name, shape in part.shapes.items():
-        size = int(np.prod(shape))
-        part.columns[name][at] = block[:, start : start + size].reshape(len(keys), *shape)
-        start += size
+    for name, column in columns.items():
+        part.columns[name][at] = column
 
 
 def _gather(windows: Windows, kind: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,5 +213,5 @@ def _gather(windows: Windows, kind: str, keys: np.ndarray) -> tuple[np.ndarray, 
         for column in part.columns.values():
             block = np.zeros((len(at), *column.shape[1:]), np.int64)
             block[at >= 0] = column[at[at >= 0]]
-            blocks.append(block.reshape(len(at), int(np.prod(column.shape[1:]))))
+            blocks.append(block.reshape(len(at), prod(column.shape[1:])))
     return keys[known], np.concatenate(blocks, axis=1)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from model.kernel import kernel
+
 HEADER_BYTES = 8
 _SEVEN, _LOW, _MORE = np.uint64(7), np.uint64(0x7F), np.uint64(0x80)
 _ONE, _ZERO, _S63 = np.uint64(1), np.uint64(0), np.uint64(63)
@@ -46,7 +48,7 @@ def pack(header, values, out):
     return ends
 
 
-@njit(cache=True)
+@kernel
 def unpack(header, packed, ends, out):
     """Opens rows that lie end to end into `out` (int64 [n, width], zeros).
 

@@ -19,6 +19,7 @@ from features.events import FEEDBACK_RANK, IMPRESSION
 from features.windows_kernels import BUCKETS, FIXED_POINT, aggregate, overall, remember
 from model.batch import Bag, Inputs, Layout
 from model.idmap import IdMap, table_keys, table_salt
+from model.keyed import Rows
 from model.schema import Schema, nearest
 
 ENTITIES = ("user", "item", "pair")
@@ -131,7 +132,7 @@ class Windows:
         if self.aggregates.history:
             assert self.schema.item is not None
             bags.append(Bag("history", self.schema.item, self.aggregates.history))
-        dense = [f.name for f in self.schema.of_kind("dense")] + self.aggregates.names()
+        dense = [*self.schema.columns, *self.aggregates.names()]
         return Layout(tuple(bags), tuple(dense))
 
     def update(self, events: Events) -> Inputs:
@@ -157,7 +158,7 @@ class Windows:
         order = (events.rank, events.e, events.id, kind, fixed)
         overall(*order, learn, self._kind, self._per, self.counts, self.sums, prior)
         dense = np.zeros((n, len(self.layout.dense)), np.float32)
-        raw = len(codec.dense_fields)
+        raw = codec.raw_columns
         dense[:, :raw] = events.floats[shown, :raw]
         column = raw
         for entity, table in zip(self.aggregates.entities, self.tables, strict=True):
@@ -198,7 +199,7 @@ class Windows:
         self, events: Events, shown: np.ndarray, items: np.ndarray, weights: np.ndarray
     ) -> None:
         codec = self.codec
-        raw = len(codec.dense_fields)
+        raw = codec.raw_columns
         logged = events.floats[shown, raw] == 1.0
         if logged.any():
             items[logged] = events.ints[shown][
@@ -227,6 +228,15 @@ class Windows:
             "history": self.history.state(),
         }
 
+    def take(self, whole: bool) -> dict[str, Any]:
+        """`state()`, but of each table the rows that changed since this was called last, or all."""
+        return {
+            "counts": self.counts.copy(),
+            "sums": self.sums.copy(),
+            "tables": {str(i): t.take(whole) for i, t in enumerate(self.tables)},
+            "history": self.history.take(whole),
+        }
+
     def load(self, tree: dict[str, Any]) -> None:
         self.counts, self.sums = tree["counts"].copy(), tree["sums"].copy()
         for i, table in enumerate(self.tables):
@@ -252,6 +262,7 @@ class _Rows:
     def __init__(self) -> None:
         self.map = IdMap()
         self.next = np.zeros(1, np.int64)
+        self.keys, self.changed = np.zeros(0, np.int64), np.zeros(0, np.bool_)
         self.columns = {
             name: np.zeros((0, *shape), np.int64) for name, shape in self.shapes.items()
         }
@@ -262,20 +273,34 @@ class _Rows:
         if used + more <= have:
             return
         rows = max(1024, 2 * have, used + more)
+        keys, changed = self.keys[:used], self.changed[:used]
+        self.keys, self.changed = np.zeros(rows, np.int64), np.zeros(rows, np.bool_)
+        self.keys[:used], self.changed[:used] = keys, changed
         for name, old in self.columns.items():
             self.columns[name] = np.zeros((rows, *old.shape[1:]), np.int64)
             self.columns[name][:used] = old[:used]
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        return (self.next, *self.columns.values())
+        return (self.next, self.keys, self.changed, *self.columns.values())
 
     def state(self) -> dict[str, np.ndarray]:
         """Keys, ascending, and their rows."""
         keys, rows = self.map.items()
         return {"keys": keys} | {name: column[rows] for name, column in self.columns.items()}
 
+    def take(self, whole: bool) -> Rows:
+        """`state()`, or what of it changed since this, or `load`, was called last: copies, in no
+        order."""
+        used = int(self.next[0])
+        at = np.arange(used) if whole else np.flatnonzero(self.changed[:used])
+        self.changed[:used] = False
+        return Rows(
+            {name: a[at] for name, a in ({"keys": self.keys} | self.columns).items()}, whole
+        )
+
     def load(self, tree: dict[str, np.ndarray]) -> None:
         n = len(tree["keys"])
+        self.keys, self.changed = tree["keys"].copy(), np.zeros(n, np.bool_)
         self.map, self.next = IdMap(n), np.array([n], np.int64)
         self.map.insert(tree["keys"], np.arange(n))
         self.columns = {name: tree[name].copy() for name in self.columns}

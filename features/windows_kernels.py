@@ -8,10 +8,9 @@ from __future__ import annotations
 # mypy: disable-error-code="no-untyped-def"
 import math
 
-from numba import njit
-
 from features.events import FEEDBACK_RANK, IMPRESSION
 from model.idmap import find, put
+from model.kernel import kernel
 
 FIXED_POINT = 4_096
 """Values are summed as integers of 1/4,096."""
@@ -23,7 +22,7 @@ NEVER_SECONDS = 15.0
 """log(seconds) since an entity that was never shown was last shown: 38 days."""
 
 
-@njit(cache=True)
+@kernel
 def overall(rank, e, id, kind, fixed, learn, signal_kind, signal_per, counts, sums, prior):
     """The overall rate of each signal at each impression, into `prior` [impression, signal]."""
     shown = 0
@@ -41,7 +40,7 @@ def overall(rank, e, id, kind, fixed, learn, signal_kind, signal_per, counts, su
             sums[kind[i]] += fixed[i]
 
 
-@njit(cache=True)
+@kernel
 def aggregate(
     rank, e, id, kind, fixed, key, learn, signal_kind, signal_per, prior,
     decays, with_rates, with_last, map_keys, map_values, arrays, out, column,
@@ -49,6 +48,8 @@ def aggregate(
     """One entity's features into `out` from `column` on, and its state. Returns the next column."""
     (
         used,
+        keys,
+        changed,
         last_shown,
         counts,
         sums,
@@ -116,6 +117,8 @@ def aggregate(
             row = used[0]
             used[0] += 1
             put(map_keys, map_values, key[i], row)
+            keys[row] = key[i]
+        changed[row] = True
         k = kind[i]
         if rank[i] == IMPRESSION:
             last_shown[row] = max(last_shown[row], e[i])
@@ -141,14 +144,14 @@ def aggregate(
     return end
 
 
-@njit(cache=True, inline="always")
+@kernel
 def _rate(row, counts, sums, kind, per, prior):
     if row < 0:
         return prior
     return (sums[row, kind] / FIXED_POINT + SMOOTHING * prior) / (counts[row, per] + SMOOTHING)
 
 
-@njit(cache=True, inline="always")
+@kernel
 def _decay(index, now, e, width, tau):
     """The weight of a bucket, from its middle; 0 for one that is empty, too old or yet to come."""
     if index == 0 or index - 1 > now or index - 1 <= now - BUCKETS:
@@ -157,13 +160,13 @@ def _decay(index, now, e, width, tau):
     return math.exp(-age / tau)
 
 
-@njit(cache=True)
+@kernel
 def remember(
     rank, e, id, kind, fixed, user, item, learn, wanted, prior,
     map_keys, map_values, arrays, items, weights,
 ):  # fmt: skip
     """Each impression's history: item ids (-1 where none) and weights, and the histories' state."""
-    (used, time, event, item_of, value, length) = arrays
+    (used, keys, changed, time, event, item_of, value, length) = arrays
     keep = time.shape[1]
     shown = 0
     for i in range(rank.shape[0]):
@@ -181,9 +184,11 @@ def remember(
                 row = used[0]
                 used[0] += 1
                 put(map_keys, map_values, user[i], row)
+                keys[row] = user[i]
             at = 0
             while at < length[row] and (time[row, at], event[row, at]) > (e[i], id[i]):
                 at += 1
+            changed[row] = True
             if at == keep:
                 continue
             for x in range(min(length[row], keep - 1), at, -1):

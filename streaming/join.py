@@ -24,6 +24,7 @@ from streaming.join_kernels import (
     CLOSED_MS,
     COMMAND,
     CURSOR,
+    CUT_BEFORE,
     DONE,
     EXPIRED,
     IDS,
@@ -64,7 +65,9 @@ class Cut:
 class Join:
     """Pending impressions in a ring, with what they were shown with and what came of them.
 
-    `tick_ms` cuts batches at multiples of it in event time too; 0 for never.
+    A batch holds as many examples as all before it together, one at first and `batch_size` at most:
+    a model that knows nothing yet learns from its first labels at once. `tick_ms` cuts batches at
+    multiples of it in event time too; 0 for never.
     """
 
     def __init__(self, schema: Schema, layout: Layout, batch_size: int, tick_ms: int = 0) -> None:
@@ -205,6 +208,7 @@ class Join:
         mask = closes & (columns["has"][slots] | self._tasks[3])
         batch = Batch(self._inputs(slots), labels, mask, closed_ms)
         self.at[SHOWN_FROM], self.at[IN_BATCH] = self.at[TAIL], 0
+        self.at[CUT_BEFORE] = min(self.at[CUT_BEFORE] + n, len(self.batch[0]))
         return Cut(
             self._inputs(shown), shown, batch, closes, slots,
             columns["id"][slots], columns["e"][slots],

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 # mypy: disable-error-code="no-untyped-def"
 import numpy as np
-from numba import njit
 
 from features.events import CONTROL_RANK, END, FEEDBACK_RANK, IMPRESSION
 from model.idmap import drop, find, put
+from model.kernel import kernel
 
 DONE, CUT, COMMAND = 0, 1, 2
 
@@ -33,13 +33,14 @@ AT = (
     "expired",  # feedback that came after its task's window
     "ids",  # entries of the two maps
     "orphan_ids",
+    "cut_before",  # examples in the batches cut so far, up to a whole one's
 )
 CURSOR, TAIL, SHOWN_FROM, IN_BATCH, CLOSED_MS, NEXT_TICK, ARRIVALS = range(7)
-ORPHAN_FIRST, ORPHAN_LAST, ORPHANS, EXPIRED, IDS, ORPHAN_IDS = range(7, 13)
+ORPHAN_FIRST, ORPHAN_LAST, ORPHANS, EXPIRED, IDS, ORPHAN_IDS, CUT_BEFORE = range(7, 14)
 NO_TIME = np.iinfo(np.int64).max
 
 
-@njit(cache=True)
+@kernel
 def advance(
     events, watermark, tasks, tick_ms, at, ring, heads, ids, arrivals, orphans, orphan_ids, batch
 ):
@@ -72,7 +73,7 @@ def advance(
     return DONE
 
 
-@njit(cache=True)
+@kernel
 def _close(limit, inclusive, tasks, tick_ms, at, ring, heads, ids, arrivals, batch):
     """Closes what is due before `limit` (or at it); true where a batch must be cut first."""
     window, group, on_arrival, binary, windows = tasks
@@ -100,7 +101,7 @@ def _close(limit, inclusive, tasks, tick_ms, at, ring, heads, ids, arrivals, bat
         if at[ARRIVALS] > 0 and arrivals[0, 2] == seq and arrivals[0, 0] == when:
             at[ARRIVALS] -= 1
             for x in range(at[ARRIVALS]):
-                arrivals[x] = arrivals[x + 1]
+                _move(arrivals, x + 1, x)
         slot, row, any_closed, any_left = seq & mask, at[IN_BATCH], False, False
         for k in range(window.shape[0]):
             arrived = on_arrival[k] and has[slot, k] and (not binary[k] or labels[slot, k] > 0)
@@ -116,11 +117,11 @@ def _close(limit, inclusive, tasks, tick_ms, at, ring, heads, ids, arrivals, bat
         slots[row] = seq
         at[CLOSED_MS] = when
         at[IN_BATCH] += 1
-        if at[IN_BATCH] == slots.shape[0]:
+        if at[IN_BATCH] >= min(max(at[CUT_BEFORE], 1), slots.shape[0]):
             return True
 
 
-@njit(cache=True)
+@kernel
 def _any_open(slot, g, group, is_open):
     for k in range(group.shape[0]):
         if group[k] == g and is_open[slot, k]:
@@ -128,7 +129,7 @@ def _any_open(slot, g, group, is_open):
     return False
 
 
-@njit(cache=True)
+@kernel
 def _tick(now, tick_ms, at):
     """Whether a tick at or before `now` must cut first."""
     if tick_ms == 0 or now < at[NEXT_TICK]:
@@ -137,7 +138,7 @@ def _tick(now, tick_ms, at):
     return at[IN_BATCH] > 0
 
 
-@njit(cache=True)
+@kernel
 def _show(e, id, tasks, at, ring, ids, arrivals, orphans, orphan_ids):
     ring_id, ring_e, is_open, labels, has = ring
     seq = at[TAIL]
@@ -155,18 +156,19 @@ def _show(e, id, tasks, at, ring, ids, arrivals, orphans, orphan_ids):
     at[ORPHAN_IDS] -= drop(orphan_ids[0], orphan_ids[1], id) >= 0
     _, _, orphan_kind, orphan_value, before, waiting = orphans
     size = orphan_kind.shape[0] - 1
-    chain = np.empty(at[ORPHAN_LAST] - at[ORPHAN_FIRST], np.int64)
-    n = 0
-    while last >= at[ORPHAN_FIRST]:
-        chain[n] = last & size
-        last = before[last & size]
-        n += 1
-    for x in range(n - 1, -1, -1):
-        waiting[chain[x]] = False
-        _label(seq, orphan_kind[chain[x]], orphan_value[chain[x]], e, tasks, at, ring, arrivals)
+    later = -1
+    while last >= at[ORPHAN_FIRST]:  # turns the chain round: the oldest comes first
+        earlier = before[last & size]
+        before[last & size] = later
+        later, last = last, earlier
+    while later >= 0:
+        o = later & size
+        waiting[o] = False
+        _label(seq, orphan_kind[o], orphan_value[o], e, tasks, at, ring, arrivals)
+        later = before[o]
 
 
-@njit(cache=True)
+@kernel
 def _label(seq, k, value, e, tasks, at, ring, arrivals):
     """Takes a label in; of several the last one wins."""
     ring_id, _, is_open, labels, has = ring
@@ -180,7 +182,7 @@ def _label(seq, k, value, e, tasks, at, ring, arrivals):
         return
     x = at[ARRIVALS]
     while x > 0 and (arrivals[x - 1, 0], arrivals[x - 1, 1]) > (e, ring_id[slot]):
-        arrivals[x] = arrivals[x - 1]
+        _move(arrivals, x - 1, x)
         x -= 1
     arrivals[x, 0] = e
     arrivals[x, 1] = ring_id[slot]
@@ -188,7 +190,13 @@ def _label(seq, k, value, e, tasks, at, ring, arrivals):
     at[ARRIVALS] += 1
 
 
-@njit(cache=True)
+@kernel
+def _move(arrivals, x, to):
+    for c in range(arrivals.shape[1]):
+        arrivals[to, c] = arrivals[x, c]
+
+
+@kernel
 def _wait(e, impression, kind, value, at, orphans, orphan_ids):
     """Keeps feedback whose impression has not come yet."""
     orphan_e, orphan_impression, orphan_kind, orphan_value, before, waiting = orphans
@@ -204,7 +212,7 @@ def _wait(e, impression, kind, value, at, orphans, orphan_ids):
     at[ORPHAN_LAST] += 1
 
 
-@njit(cache=True)
+@kernel
 def _expire(e, inclusive, tasks, at, orphans, orphan_ids):
     """Counts the feedback that has waited the longest window in vain."""
     orphan_e, orphan_impression, _, _, _, waiting = orphans

@@ -8,16 +8,16 @@ the memory of ids, are dropped in that order, so the result is the same for ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from features.codec import Codec
 from features.columns import Events
-from features.events import END, HEARTBEAT
+from features.events import CONTROL_RANK, END, HEARTBEAT, Control
 from model.idmap import IdMap, drop, find, put, table_key, table_salt
+from model.kernel import kernel
 
 NEVER = np.iinfo(np.int64).min // 4
 """The maximum of a partition that has said nothing yet."""
@@ -33,7 +33,8 @@ class Merge:
     `partitions` are all (topic, partition) of the log; `memory_ms` is how long an event id is
     remembered, in event time. `released` counts what came out: all (`in`), `duplicate` and `late`
     ones that were dropped, and `delayed` ones, which came after the lateness and count as of then:
-    where there are any, another number of partitions may give another result.
+    where there are any, another number of partitions may give another result. `added` says which
+    partitions a command adds: they are taken up at its place.
     """
 
     def __init__(
@@ -43,20 +44,29 @@ class Merge:
         lateness_ms: int,
         memory_ms: int,
     ) -> None:
-        self.partitions = list(partitions)
-        self.index = {tp: i for i, tp in enumerate(self.partitions)}
+        self._know(partitions)
         self.lateness_ms = lateness_ms
         self.longest_window_ms = codec.schema.longest_window_ms
         self.maxima = np.full(len(self.partitions), NEVER, np.int64)
         self.held: list[Events] = []
         self.ids = IdMemory(memory_ms)
         self.released = {"in": 0, "duplicate": 0, "late": 0, "delayed": 0}
+        self.added: Callable[[Control | None], list[tuple[str, int]]] = lambda control: []
         self._empty, _ = codec.decode(self.partitions[0][0], 0, [], [], [])
 
     @property
     def watermark(self) -> int:
         """Effective time below which nothing can come any more."""
         return int(self.maxima.min()) - self.lateness_ms
+
+    @property
+    def waiting(self) -> int:
+        """Events that are held until nothing can come before them."""
+        return sum(map(len, self.held))
+
+    def holding_back(self) -> list[tuple[str, int]]:
+        """The partitions whose maximum is the least: nothing is released but by them."""
+        return [self.partitions[i] for i in np.flatnonzero(self.maxima == self.maxima.min())]
 
     def furthest_behind(self) -> list[tuple[str, int]]:
         """The partitions, least maximum first: the order in which to read them."""
@@ -81,7 +91,7 @@ class Merge:
             return self._empty
         out = Events.concatenate(parts)
         # Copies keep their place: parts come by partition, and each in the order of offsets.
-        order = np.lexsort((out.id, out.e * _RANKS + out.rank))
+        order = self._to_growth(out, np.lexsort((out.id, out.e * _RANKS + out.rank)))
         rank, id, time, e = (column[order] for column in (out.rank, out.id, out.time, out.e))
         verdict = self.ids.judge_columns(rank, id, time, e)
         fresh = verdict == FRESH
@@ -90,6 +100,27 @@ class Merge:
         self.released["duplicate"] += int((verdict == DUPLICATE).sum())
         self.released["late"] += int((verdict == LATE).sum())
         return out.take(order[fresh])
+
+    def _to_growth(self, out: Events, order: np.ndarray) -> np.ndarray:
+        """The order up to the first command that adds partitions; what comes after is held, as
+        nothing of theirs may come before it."""
+        for place in np.flatnonzero(out.rank[order] == CONTROL_RANK).tolist():
+            row = int(order[place])
+            command = out.controls.get(int(out.id[row]))
+            new = [tp for tp in self.added(command) if tp not in self.index]
+            if new:
+                rest = out.take(np.sort(order[place + 1 :]))  # by partition and offset
+                parts = [rest.take(rest.partition == p) for p in np.unique(rest.partition)]
+                self.held = parts + self.held
+                self._know([*self.partitions, *new])
+                said = np.full(len(new), out.e[row] + self.lateness_ms, np.int64)
+                self.maxima = np.concatenate([self.maxima, said])
+                return order[: place + 1]
+        return order
+
+    def _know(self, partitions: Sequence[tuple[str, int]]) -> None:
+        self.partitions = list(partitions)
+        self.index = {tp: i for i, tp in enumerate(self.partitions)}
 
     def _due(self) -> list[Events]:
         """Takes from what is held what nothing can come before any more, by partition; what all of
@@ -118,12 +149,16 @@ class Merge:
         }
 
     def load(self, tree: dict[str, Any]) -> None:
-        """Goes on from `state()`. Raises ValueError where the log has other partitions."""
-        if [tuple(tp) for tp in tree["partitions"]] != self.partitions:
+        """Goes on from `state()`, also with partitions that were taken up since. Raises ValueError
+        where the log has other partitions."""
+        there = [tuple(tp) for tp in tree["partitions"]]
+        if there[: len(self.partitions)] != self.partitions:
             raise ValueError(
-                f"the checkpoint was made on {len(tree['partitions'])} partitions, "
-                f"this log has {len(self.partitions)}: use the log it was made on"
+                f"the checkpoint was made on {len(there)} partitions, this log has "
+                f"{len(self.partitions)}: use the log it was made on; where partitions were added "
+                "to live topics, `freshet topics grow --had N` says so in the log"
             )
+        self._know(there)
         self.maxima = tree["maxima"].copy()
         held = Events.restored(tree["held"])
         held = held.take(np.lexsort((held.offset, held.partition)))
@@ -194,7 +229,7 @@ class IdMemory:
 _SALTS = np.array([table_salt(f"rank {rank}") for rank in range(END + 1)], np.int64)
 
 
-@njit(cache=True)
+@kernel
 def _judge(  # type: ignore[no-untyped-def]
     rank, id, time, e, memory_ms, salts, seen_keys, seen_values, queue, first, last, verdict
 ):
