@@ -72,7 +72,7 @@ class Past:
         """What one impression (its own features are not looked at) would be scored with, from the
         rows as of `as_of`."""
         event = replace(impression, e=impression.time, floats=impression.floats.copy())
-        event.floats[:, len(self._plain.codec.dense_fields)] = 0.0
+        event.floats[:, self._plain.codec.raw_columns] = 0.0
         found = {}
         for kind, keys in event_keys(self._plain, event).items():
             key = int(keys[0])

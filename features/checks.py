@@ -25,6 +25,9 @@ def check(codec: Codec, event: Any, timestamp_ms: int) -> None:
         for name in codec.dense_fields:
             if not abs(getattr(event.fields, codec.attribute[name])) <= 3e38:
                 raise ValueError(f"$.fields.{name} is not finite in 32 bits")
+        for field in codec.schema.grids:
+            if not all(abs(v) <= 3e38 for v in getattr(event.fields, codec.attribute[field.name])):
+                raise ValueError(f"$.fields.{field.name} holds a value not finite in 32 bits")
         logged = event.features
         if logged is None:
             return

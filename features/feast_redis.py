@@ -7,8 +7,9 @@ An entity's hash is named by its key and the project; in it `murmur3(VIEW:FEATUR
 from __future__ import annotations
 
 import json
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +20,7 @@ from redis.connection import SSLConnection, parse_url
 
 _STRING, _INT64 = 2, 4  # feast.types.ValueType
 _BYTES_VALUE = 0x0A  # field 1 of feast.types.Value, in protobuf's wire format
+_SCAN = 1_000
 _SHORT = [bytes([_BYTES_VALUE, max(n - 2, 0)]) for n in range(130)]
 
 
@@ -42,6 +44,16 @@ class KeyLayout:
         raw = keys.astype("<i8").tobytes()
         head, tail = self._head, self._tail
         return [head + raw[at : at + 8] + tail for at in range(0, len(raw), 8)]
+
+    def find(self, client: redis.Redis) -> Iterator[bytes]:
+        """The names of all hashes of this entity that are there; some of them more than once."""
+        head, tail = (
+            re.sub(rb"[*?\[\]\\]", rb"\\\g<0>", part) for part in (self._head, self._tail)
+        )
+        length = len(self._head) + 8 + len(self._tail)
+        for name in client.scan_iter(match=head + b"*" + tail, count=_SCAN):
+            if len(name) == length:
+                yield name
 
 
 def field_name(view: str, feature: str) -> bytes:

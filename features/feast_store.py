@@ -1,8 +1,8 @@
 """The feature store of production: Feast, online in Redis, offline in Parquet read by DuckDB.
 
-Writing goes through Feast's own online store, in batches of prepared values; reading takes one
-round trip on Feast's own layout, and needs no import of Feast. Feast itself is imported when first
-needed: by `apply`, `write`, and what goes through its API.
+Writing and reading take a round trip or two on the layout of Feast's own online store, which reads
+the same. Feast itself is imported when first needed: by `apply`, `write`, and what goes through its
+API; reading needs no import of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ from features.rows import row_layouts
 from features.store import Found, Rows, StoreUnavailable, advancing, known_kind
 from features.windows import Windows
 
+_AT_ONCE = 1_000
+# KEYS: the row's hash  ARGV: its field `as_of`, what that held, then fields and values
+_WRITE = """
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+return 1
+"""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -65,40 +73,42 @@ class FeastStore:
         self._fields = {k: (field_name(k, "row"), field_name(k, "as_of")) for k in self._layouts}
         self._parts = OfflineParts(self.folder / "offline", self._layouts, keep_days)
         self._feast: Any = None
-        self._online: Any = None
-        self._views: dict[str, Any] = {}
 
     # -- online --------------------------------------------------------------------------------
 
     def write(self, kind: str, rows: Rows) -> int:
         known_kind(kind, self._layouts)
+        self.apply()
         fields = self._fields[kind][1:]
         with self._talking():
             stored = hash_fields(self._redis, [(self._names[kind].names(rows.keys), fields)])[0]
-            fresh = rows.take(advancing(rows, [bytes_of(row[0]) for row in stored]))
+            fresh = advancing(rows, [bytes_of(row[0]) for row in stored])
             if len(fresh):
-                self._write_online(kind, fresh)
+                self._write_online(kind, rows.take(fresh), [stored[i][0] or b"" for i in fresh])
         self._parts.add(kind, rows)  # all: a skipped row's part may have been lost
         return len(fresh)
 
-    def _write_online(self, kind: str, rows: Rows) -> None:
-        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    def _write_online(self, kind: str, rows: Rows, before: list[bytes]) -> None:
+        """As Feast's own online store does, but each row only where its `as_of` still is as it was
+        `before`: a worker that was frozen, and is the row's writer no more, must not undo."""
         from feast.protos.feast.types.Value_pb2 import Value
+        from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
-        store = self.apply()
-        layout, names = self._layouts[kind], [f"{kind}_key"]
-        time = _EPOCH + timedelta(milliseconds=rows.time_ms)
-        data = []
+        layout, as_of = self._layouts[kind], self._fields[kind][1]
+        names = [field_name(kind, name) for name in (*layout.counts, "row", "as_of")]
+        time = Timestamp()
+        time.FromDatetime(_EPOCH + timedelta(milliseconds=rows.time_ms))
+        stamp: list[bytes] = [f"_ts:{kind}".encode(), time.SerializeToString()]
         counts = rows.counts.tolist()
-        for i, key in enumerate(rows.keys.tolist()):
-            values = {
-                name: Value(int64_val=n) for name, n in zip(layout.counts, counts[i], strict=True)
-            }
-            values["row"] = Value(bytes_val=rows.values[i])
-            values["as_of"] = Value(bytes_val=rows.as_of[i])
-            entity = EntityKey(join_keys=names, entity_values=[Value(int64_val=key)])
-            data.append((entity, values, time, None))
-        self._online.online_write_batch(store.config, self._views[kind], data, None)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for i, key in enumerate(self._names[kind].names(rows.keys)):
+                values = [Value(int64_val=n) for n in counts[i]]
+                values += [Value(bytes_val=rows.values[i]), Value(bytes_val=rows.as_of[i])]
+                pairs = zip(names, (v.SerializeToString() for v in values), strict=True)
+                pipe.eval(_WRITE, 1, key, as_of, before[i], *stamp, *chain(*pairs))
+            written = pipe.execute()
+        if not all(written):
+            raise StoreUnavailable(f"{kind} rows changed while they were written: another writer")
 
     def read(self, wanted: Mapping[str, np.ndarray]) -> dict[str, Found]:
         for kind in wanted:
@@ -110,6 +120,14 @@ class FeastStore:
             kind: Found(keys, [bytes_of(row) for row, _ in rows], [bytes_of(at) for _, at in rows])
             for (kind, keys), rows in zip(wanted.items(), answers, strict=True)
         }
+
+    def clear(self) -> None:
+        """Delete all rows of the application online; what is offline stays."""
+        with self._talking():
+            for names in self._names.values():
+                found = names.find(self._redis)
+                while some := list(islice(found, _AT_ONCE)):
+                    self._redis.unlink(*some)
 
     def read_by_feast(self, wanted: Mapping[str, np.ndarray]) -> dict[str, Found]:
         """`read`, by Feast's own `get_online_features`: ten times slower, the same rows."""
@@ -146,7 +164,7 @@ class FeastStore:
     def _applied(self) -> Any:
         from feast import FeatureStore, RepoConfig
         from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig
-        from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+        from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
         from features.views import applied, objects
 
@@ -166,8 +184,6 @@ class FeastStore:
         layouts = list(self._layouts.values())
         if not applied(feast, layouts):
             feast.apply(objects(self.project, layouts, self._parts.folder))
-        self._online = RedisOnlineStore()
-        self._views = {kind: feast.get_feature_view(kind) for kind in self._layouts}
         return feast
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ Small parts are put together after a while, and old ones go: a worker writes for
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
@@ -79,12 +80,12 @@ class OfflineParts:
         """All but the newest, by which the columns are known; and what a writer that was killed
         left half written a day ago."""
         for half in (self.folder / kind).glob("*.writing"):
-            if half.stat().st_mtime < time.time() - DAY_S:
+            if _written_s(half) < time.time() - DAY_S:
                 half.unlink(missing_ok=True)
         if self._keep_days is None:
             return
         since = time.time() - self._keep_days * DAY_S
-        parts = [(p.stat().st_mtime, p) for p in (self.folder / kind).glob("*.parquet")]
+        parts = [(_written_s(p), p) for p in (self.folder / kind).glob("*.parquet")]
         for written, part in sorted(parts)[:-1]:
             if written < since:
                 part.unlink(missing_ok=True)
@@ -120,3 +121,11 @@ class OfflineParts:
             os.fsync(file.fileno())
         os.replace(f"{part}.writing", part)
         return part
+
+
+def _written_s(part: Path) -> float:
+    """When it was written, by the clock; infinity for one that another writer has moved since."""
+    try:
+        return part.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf

@@ -37,7 +37,7 @@ def show(
     found = stored.find(event)
     windows = stored.holding(found)
     inputs = windows.read(event)
-    values = inputs.dense[0, len(codec.dense_fields) :].tolist()
+    values = inputs.dense[0, codec.raw_columns :].tolist()
     shown = ("user", "item", "pair") if item is not None else ("user",)
     return {
         "features": {

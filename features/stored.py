@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from features.columns import Events
-from features.rows import ALL, entity_keys, load_rows, stored_kinds
+from features.rows import ALL, entity_keys, load_rows, row_layouts, stored_kinds
 from features.store import Found
 from features.windows import Aggregates, History, Table, Windows
 from model.batch import Inputs
@@ -30,7 +30,7 @@ class StoredWindows:
         self, read: Read, schema: Schema, aggregates: Aggregates, partitions: int = 1
     ) -> None:
         self._read, self._empty = read, Windows(schema, aggregates)
-        self.schema = schema
+        self.schema, self._layouts = schema, row_layouts(self._empty)
         self._all = np.arange(partitions, dtype=np.int64)
         self.codec, self.layout = self._empty.codec, self._empty.layout
 
@@ -48,7 +48,7 @@ class StoredWindows:
         windows.counts, windows.sums = np.zeros((2, kinds + 1), np.int64)
         windows.tables = [Table(e.decays_ms, kinds) for e in windows.aggregates.entities]
         windows.history = History(windows.aggregates.history)
-        load_rows(windows, found)
+        load_rows(windows, found, self._layouts)
         return windows
 
     def read(self, events: Events) -> Inputs:

@@ -56,6 +56,15 @@ def test_parts_are_put_together_and_hold_every_row(tmp_path):
     assert values(tmp_path) == sorted(rows(v).values[0] for v in range(1, MERGE + 3))
 
 
+def test_a_part_that_another_writer_moves_while_it_is_looked_at_is_passed_over(tmp_path):
+    kept = OfflineParts(tmp_path, LAYOUTS, keep_days=1)
+    kept.prepare()
+    for name in ("gone.parquet.writing", "gone.parquet"):
+        (tmp_path / "user" / name).symlink_to(tmp_path / "nowhere")
+    OfflineParts(tmp_path, LAYOUTS, keep_days=1).prepare()
+    assert {"gone.parquet.writing", "gone.parquet"} <= {f.name for f in files(tmp_path)}
+
+
 def test_two_writers_of_one_folder_lose_nothing_of_each_other(tmp_path):
     one, two = OfflineParts(tmp_path, LAYOUTS), OfflineParts(tmp_path, LAYOUTS)
     write(two, range(1_000, 1_010))

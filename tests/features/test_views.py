@@ -62,6 +62,28 @@ def test_feast_reads_online_what_we_read(store):
         assert ours[kind].as_of == feasts[kind].as_of
 
 
+def test_a_writer_that_froze_between_its_look_and_its_write_undoes_nothing(
+    store, redis_url, tmp_path, monkeypatch
+):
+    other = FeastStore(redis_url, "shop-1", tmp_path / "other", WINDOWS)
+    store.write("user", rows("user", [1, 2], 5, 1_000))
+    write_online = store._write_online
+
+    def frozen(*arguments):
+        monkeypatch.undo()
+        other.write("user", rows("user", [1], 9, 2_000, fill=3))
+        write_online(*arguments)
+
+    monkeypatch.setattr(store, "_write_online", frozen)
+    with pytest.raises(StoreUnavailable, match="another writer"):
+        store.write("user", rows("user", [1, 2], 7, 1_500, fill=2))
+    found = store.read({"user": np.array([1, 2])})["user"]
+    newest = [rows("user", [1], 9, 0, fill=3), rows("user", [2], 7, 0, fill=2)]
+    assert found.values == [row.values[0] for row in newest]
+    assert found.as_of == [row.as_of[0] for row in newest]
+    other.close()
+
+
 def test_people_read_counts_by_the_service(store):
     store.write("user", rows("user", [7], 5, 1_000))
     feast = store.apply()
