@@ -6,7 +6,7 @@ statistics takes a batch in after it was learnt (`absorb`). Shapes: task tasks, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -41,7 +41,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("count", torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self._last = x.detach()
+        if not torch.compiler.is_exporting():
+            self._last = x.detach()
         standard = (x - self.mean) * (self.variance + self.eps).rsqrt()
         return standard.clamp(-self.clip, self.clip) * self.scale + self.shift
 
@@ -89,11 +90,12 @@ def dropping(network: nn.Module, seed: int, step: int) -> Iterator[None]:
             dropout.generator = None
 
 
-def absorb(network: nn.Module, n: int) -> None:
-    """Has each block that keeps statistics take in the n examples that were learnt last."""
+def absorb(network: nn.Module, n: int, parts: Collection[str]) -> None:
+    """Has each block of the network's `parts` that keeps statistics take in the n examples that
+    were learnt last."""
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, BatchNorm):
+        for name, module in network.named_modules():
+            if isinstance(module, BatchNorm) and not set(name.split(".")).isdisjoint(parts):
                 module.absorb(n)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 import torch
 from torch import nn
+
+from model.kernel import kernel
 
 OUTLIER = 16.0
 SETTLED = 1_000.0
@@ -64,7 +65,7 @@ class Standardiser:
         self.variance = state["variance"].copy()
 
 
-@numba.njit(cache=True)
+@kernel
 def _standardise(values, count, mean, variance, clip, out) -> None:  # type: ignore[no-untyped-def]
     for c in range(values.shape[1]):
         scale = 1.0 / math.sqrt(variance[c]) if variance[c] > 1e-12 else 1.0
@@ -79,7 +80,7 @@ def _standardise(values, count, mean, variance, clip, out) -> None:  # type: ign
             out[i, c] = z
 
 
-@numba.njit(cache=True)
+@kernel
 def _absorb(values, mask, count, mean, variance, memory, exact) -> None:  # type: ignore[no-untyped-def]
     for c in range(values.shape[1]):
         low, high = -math.inf, math.inf
@@ -113,6 +114,16 @@ def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> 
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
+def flat_sizes(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Where each parameter begins in what `flatten` makes, and how much it takes there."""
+    sizes, start = {}, 0
+    for name, parameter in module.named_parameters():
+        size = -(-parameter.numel() // 16) * 16
+        sizes[name] = (start, size)
+        start += size
+    return sizes
+
+
 def flatten(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Puts all parameters, and their gradients, into one flat tensor each.
 
@@ -122,7 +133,7 @@ def flatten(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """
     parameters = list(module.parameters())
     numbers = [p.numel() for p in parameters]
-    sizes = [-(-n // 16) * 16 for n in numbers]
+    sizes = [size for _, size in flat_sizes(module).values()]
     flat = torch.zeros(sum(sizes), device=parameters[0].device)
     flat.grad = flat_grad = torch.zeros_like(flat)
     parts = zip(parameters, numbers, flat.split(sizes), flat_grad.split(sizes), strict=True)

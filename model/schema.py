@@ -8,8 +8,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import prod
+from typing import Any
 
-FIELD_KINDS = ("id", "ids", "dense")
+GRIDS = {"series": 2, "image": 3}
+"""Kinds of fields that are read by convolutions, and the axes of each."""
+MOST_NUMBERS = 4_096
+"""Of all series and images of an impression."""
+FIELD_KINDS = ("id", "ids", "dense", *GRIDS)
 TASK_KINDS = ("binary", "multiclass", "regression")
 CLOSINGS = ("window", "arrival")
 TRANSFORMS = ("", "log1p")
@@ -38,12 +44,16 @@ class Field:
     """One input of an impression.
 
     `id` is an integer from 0 to 2^63 - 1, or a string of 1 to 64 characters; `ids` a list of them,
-    of which the first `size` count; `dense` a number, finite in 32 bits.
+    of which the first `size` count; `dense` a number, finite in 32 bits. A `series` of the shape
+    (channels, length) or an `image` (channels, height, width) is one flat list of as many numbers,
+    row by row, the last axis fastest; all of an impression's have 4,096 at most, and its record as
+    JSON 65,536 bytes. Each number costs 4 bytes for as long as a label is waited for.
     """
 
     name: str
     kind: str
     size: int = 1
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _named("Field.name", self.name)
@@ -52,6 +62,18 @@ class Field:
             raise ValueError(
                 f"Field({self.name!r}).size is {self.size}: expected 1, or more for kind 'ids'"
             )
+        if len(self.shape) != GRIDS.get(self.kind, 0) or not all(
+            type(n) is int and n > 0 for n in self.shape
+        ):
+            raise ValueError(
+                f"Field({self.name!r}).shape is {self.shape}: expected (channels, length) for kind "
+                "'series', (channels, height, width) for 'image', and () for the other kinds"
+            )
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a series or an image has."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,9 @@ class Task:
     `given` names a task that comes before this one on the way, as the click before the purchase:
     both are learnt from all impressions, as one chain (ESMM). `kept_negatives` is the share of
     negatives that the log holds, where it was sampled; predictions are then as of all.
+
+    `source` and `goal` are words of one's own, of where its labels come from and which business
+    goal it is of: tasks can be grouped by them (model/grouping.py).
     """
 
     name: str
@@ -79,6 +104,8 @@ class Task:
     huber: float = 0.0
     given: str = ""
     kept_negatives: float = 1.0
+    source: str = ""
+    goal: str = ""
 
     def __post_init__(self) -> None:
         _named("Task.name", self.name)
@@ -147,6 +174,11 @@ class Schema:
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"Schema.{what} has a name twice: {', '.join(names)}")
+        if (numbers := sum(f.numbers for f in self.grids)) > MOST_NUMBERS:
+            raise ValueError(
+                f"Schema.fields has series and images of {numbers:,} numbers: "
+                f"expected {MOST_NUMBERS:,} at most"
+            )
         if not self.tasks:
             raise ValueError("Schema.tasks is empty: expected at least one task")
         ids = [f.name for f in self.fields if f.kind == "id"]
@@ -155,11 +187,11 @@ class Schema:
                 raise ValueError(
                     f"Schema.{role} is {name!r}, no field of kind 'id': {nearest(name, ids)}"
                 )
-        numbers = [f.name for f in self.of_kind("dense")]
-        if self.weight is not None and self.weight not in numbers:
+        dense = [f.name for f in self.of_kind("dense")]
+        if self.weight is not None and self.weight not in dense:
             raise ValueError(
                 f"Schema.weight is {self.weight!r}, no field of kind 'dense': "
-                f"{nearest(self.weight, numbers)}"
+                f"{nearest(self.weight, dense)}"
             )
         for place, task in enumerate(self.tasks):
             if task.given:
@@ -183,6 +215,21 @@ class Schema:
         return tuple(f for f in self.fields if f.kind == kind)
 
     @cached_property
+    def grids(self) -> tuple[Field, ...]:
+        """The series and images."""
+        return tuple(f for f in self.fields if f.shape)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The numbers of an impression, by name: dense fields, then each series and image."""
+        return (*(f.name for f in self.of_kind("dense")), *self.columns_of_grids)
+
+    @cached_property
+    def columns_of_grids(self) -> dict[str, None]:
+        """Those of series and images, in order: `name.0` and so on."""
+        return dict.fromkeys(f"{f.name}.{i}" for f in self.grids for i in range(f.numbers))
+
+    @cached_property
     def outputs(self) -> int:
         return sum(t.outputs for t in self.tasks)
 
@@ -199,14 +246,20 @@ class Schema:
     def longest_window_ms(self) -> int:
         return max(t.window_ms for t in self.tasks)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; a field that has no shape says none, as before there were shapes."""
+        raw = asdict(self)
+        raw["fields"] = [{k: v for k, v in f.items() if k != "shape" or v} for f in raw["fields"]]
+        return raw
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Schema:
         raw = json.loads(text)
         return cls(
-            fields=tuple(Field(**f) for f in raw["fields"]),
+            fields=tuple(Field(**{**f, "shape": tuple(f.get("shape", ()))}) for f in raw["fields"]),
             tasks=tuple(Task(**t) for t in raw["tasks"]),
             user=raw["user"],
             item=raw["item"],

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from model.batch import Bag, Batch, Inputs, Layout
 from model.schema import Field, Schema, Task
+from model.structure import NetworkConfig
 from model.train import Trainer
 
 SCHEMA = Schema(
@@ -27,6 +29,7 @@ LAYOUT = Layout(
 
 
 def trainer(seed: int = 0, **settings: object) -> Trainer:
+    settings.setdefault("network", NetworkConfig(crossed=()))
     return Trainer(SCHEMA, LAYOUT, Trainer.Config(**settings), seed)  # type: ignore[arg-type]
 
 
@@ -44,5 +47,12 @@ def batch(seed: int, n: int = 64, ids: int = 40) -> Batch:
 
 
 @pytest.fixture
-def small() -> SimpleNamespace:
-    return SimpleNamespace(SCHEMA=SCHEMA, LAYOUT=LAYOUT, trainer=trainer, batch=batch)
+def small(request: pytest.FixtureRequest) -> SimpleNamespace:
+    device = request.config.getoption("--device")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("--device cuda: torch finds no GPU here")
+
+    def made(seed: int = 0, **settings: object) -> Trainer:
+        return trainer(seed, **{"device": device, **settings})
+
+    return SimpleNamespace(SCHEMA=SCHEMA, LAYOUT=LAYOUT, trainer=made, batch=batch)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from model.network import Network, pairs
+from model.score import Scorer
 from model.sharing import MMoE, SharedBottom
-from model.structure import NetworkConfig
+from model.structure import SHARING, NetworkConfig
 
 
 def noisy(module: torch.nn.Module) -> torch.nn.Module:
@@ -32,7 +33,7 @@ def test_a_shared_bottom_is_the_same_for_all_tasks() -> None:
 
 def network(small: SimpleNamespace, seed: int = 0, **settings: object) -> Network:
     generator = torch.Generator().manual_seed(seed)
-    config = NetworkConfig(**settings)  # type: ignore[arg-type]
+    config = NetworkConfig(crossed=(), **settings)  # type: ignore[arg-type]
     return Network(small.SCHEMA, small.LAYOUT, config, 4, generator)
 
 
@@ -83,3 +84,22 @@ def test_wrong_settings_are_named(small: SimpleNamespace) -> None:
         network(small, width=0)
     with pytest.raises(ValueError, match="no bag is called 'price'"):
         network(small, products=(("price", "user"),))
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_in_bf16_it_learns_the_same_within_its_precision(
+    small: SimpleNamespace, sharing: str
+) -> None:
+    plain, half, again = (
+        small.trainer(network=NetworkConfig(sharing, bf16=bf16)) for bf16 in (False, True, True)
+    )
+    losses = []
+    for seed in range(30):
+        steps = [model.step(small.batch(seed)) for model in (plain, half, again)]
+        losses.append([step.loss for step in steps[:2]])
+    assert half.state_hash() == again.state_hash() != plain.state_hash()
+    fine, coarse = np.mean(losses[10:], axis=0)
+    assert coarse == pytest.approx(fine, abs=0.01)
+    assert all(p.dtype == torch.float32 for p in half.predictor.network.parameters())
+    inputs = small.batch(99).inputs
+    assert (Scorer(*half.snapshot()).predict(inputs) == half.predict(inputs)).all()
