@@ -6,10 +6,10 @@ eviction is that of the last sightings, so it is a function of the batches alone
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from model.idmap import find
+from model.kernel import kernel
 from model.places import SIZE, Places, enter, leave, lengthened, see
 
 
@@ -63,11 +63,16 @@ class Admission:
 
         `turn` is the order of last sightings, of the keys at the places `live` (-1 if pinned).
         """
+        if not self.limited:
+            return self.rest()
+        turn, seen_ms = _turns(self.rows)[live], self.rows.seen_ms[live]
+        return {"turn": turn, "seen_ms": seen_ms, **self.rest()}
+
+    def rest(self) -> dict[str, np.ndarray]:
+        """Of `state`, what does not stand beside keys with rows."""
         if not self.limited and self.after == 1:
             return {}
         state = {"now_ms": np.array([self.now_ms])}
-        if self.limited:
-            state |= {"turn": _turns(self.rows)[live], "seen_ms": self.rows.seen_ms[live]}
         if self.after > 1:
             at = self.waiting.live()
             state |= {"waiting": self.waiting.keys[at], "sightings": self.counts[at]}
@@ -111,7 +116,7 @@ def _entered(
     return at
 
 
-@numba.njit(cache=True)
+@kernel
 def _admit(  # type: ignore[no-untyped-def]
     keys, own, pinned, now, after, capacity, max_age, rows, waiting, counts, marks, places,
     parents, gone,
@@ -162,7 +167,7 @@ def _admit(  # type: ignore[no-untyped-def]
     return admitted, evicted
 
 
-@numba.njit(cache=True)
+@kernel
 def _enough(waiting, counts, key, now, after, capacity):  # type: ignore[no-untyped-def]
     """Counts a sighting of a key without a row, and says whether that was enough of them."""
     place = find(waiting.map_keys, waiting.map_values, key)
@@ -177,7 +182,7 @@ def _enough(waiting, counts, key, now, after, capacity):  # type: ignore[no-unty
     return counts[place] == after
 
 
-@numba.njit(cache=True)
+@kernel
 def _expire(t, before, most, gone):  # type: ignore[no-untyped-def]
     """Takes away keys last seen before `before`, the oldest first; keeps them in `gone`."""
     count = 0

@@ -6,6 +6,7 @@ no label is common, the standardised columns. (Tasks of a chain have one loss, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,30 @@ from model.idmap import table_salt
 from model.network import Network
 from model.schema import Schema
 from model.structure import NetworkConfig
+
+
+class RowsOfTasks:
+    """An id's rows, one for each task: `reads` is the layout of them all, of what one task reads
+    from `one`."""
+
+    def __init__(self, schema: Schema, one: Layout) -> None:
+        names = [task.name for task in schema.tasks]
+        self.tasks, self.bags = len(names), len(one.bags)
+        self._salts = np.array([table_salt(name) for name in names], np.int64)
+        self.reads = Layout(
+            tuple(
+                Bag(f"{bag.name}@{name}", f"{bag.table}@{name}", bag.size)
+                for name in names
+                for bag in one.bags
+            ),
+            one.dense,
+        )
+
+    def rows_of(self, keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the keys and weights [n, slots] of one, those of each task's rows."""
+        own = keys[:, None, :] ^ self._salts[:, None]
+        own[np.broadcast_to(keys[:, None, :] == 0, own.shape)] = 0
+        return own.reshape(len(own), -1), np.tile(weights, self.tasks)
 
 
 class Alone(nn.Module):
@@ -36,24 +61,17 @@ class Alone(nn.Module):
             Network(replace(schema, tasks=(task,)), layout, config, dim, generator)
             for task in (replace(task, given="") for task in schema.tasks)
         )
-        names = [task.name for task in schema.tasks]
-        self.copies = len(names)
-        self.salts = np.array([table_salt(name) for name in names], np.int64)
-        self.bags = len(self.networks[0].reads.bags)  # type: ignore[union-attr, arg-type]
-        self.reads = Layout(
-            tuple(
-                Bag(f"{bag.name}@{name}", f"{bag.table}@{name}", bag.size)
-                for name in names
-                for bag in self.networks[0].reads.bags  # type: ignore[union-attr]
-            ),
-            layout.dense,
-        )
+        self.layout: Layout = self.networks[0].layout  # type: ignore[assignment]
+        self._read_rows(schema)
+
+    def _read_rows(self, schema: Schema) -> None:
+        """Which rows are read: each task's own."""
+        self.rows = RowsOfTasks(schema, self.networks[0].reads)  # type: ignore[arg-type]
+        self.copies, self.reads = self.rows.tasks, self.rows.reads
 
     def rows_of(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         """Keys and weights of each task's rows, [n, tasks x slots]."""
-        keys = inputs.keys[:, None, :] ^ self.salts[:, None]
-        keys[np.broadcast_to(inputs.keys[:, None, :] == 0, keys.shape)] = 0
-        return keys.reshape(len(keys), -1), np.tile(inputs.weights, self.copies)
+        return self.rows.rows_of(*self.networks[0].rows_of(inputs))  # type: ignore[operator]
 
     def own(self, rates: torch.Tensor) -> list[tuple[nn.Parameter, torch.Tensor]]:
         """All parameters, each with its task's of `rates` [task]."""
@@ -64,9 +82,12 @@ class Alone(nn.Module):
         ]
 
     def forward(self, deep: torch.Tensor, wide: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
-        rows = deep.split(self.bags, 1)
         logits = [
             net(own, wide[:, columns], dense)
-            for net, own, columns in zip(self.networks, rows, self.slices, strict=True)
+            for net, own, columns in zip(self.networks, self._split(deep), self.slices, strict=True)
         ]
         return torch.cat(logits, 1)
+
+    def _split(self, deep: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Each network's rows."""
+        return deep.split(self.rows.bags, 1)

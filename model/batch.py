@@ -75,6 +75,12 @@ class Layout:
             bags += alone if bag.name in names else [bag]
         return Layout(tuple(bags), self.dense)
 
+    def crossed(self, pairs: Collection[tuple[str, str]]) -> Layout:
+        """The same, and after it a bag of each of `pairs`, as large as its second one."""
+        sizes = {bag.name: bag.size for bag in self.bags}
+        named = [(f"{a}*{b}", sizes[b]) for a, b in pairs]
+        return Layout((*self.bags, *(Bag(name, name, size) for name, size in named)), self.dense)
+
     def to_dict(self) -> dict[str, Any]:
         return {"bags": [[b.name, b.table, b.size] for b in self.bags], "dense": list(self.dense)}
 

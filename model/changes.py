@@ -40,12 +40,16 @@ class Changes:
     def since(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Keys whose rows are new or changed, and keys no longer there, both ascending; None where
         only all of them will do."""
+        found = self.at()
+        return None if found is None else (np.sort(self.places.keys[found[0]]), found[1])
+
+    def at(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same, but the places of those rows."""
         if self._flags is None:
             return None
         at = np.flatnonzero(self._flags[: self.places.used])
-        changed = np.sort(self.places.keys[at][self.places.is_live(at)])
         gone = np.unique(np.concatenate([np.empty(0, np.int64), *self._gone]))
-        return changed, gone[self.places.map.lookup(gone) < 0]
+        return at[self.places.is_live(at)], gone[self.places.map.lookup(gone) < 0]
 
     def clean(self) -> None:
         """From here on: what `since` gave has been told, and taken in."""

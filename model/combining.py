@@ -6,15 +6,15 @@ what they answer is the combination sum_k weights_k g_k. No gradient may be 0.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 _RIDGE = 1e-10  # added to a diagonal of ones, where gradients depend on each other
 _MOST_TURNS = 1_000
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def pcgrad(gram, orders):  # type: ignore[no-untyped-def]
     """Each gradient without its part against any other, summed (Yu et al., NeurIPS 2020, alg. 1).
 
@@ -56,7 +56,7 @@ def upgrad(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((np.eye(len(gram)) + moved).mean(0))
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def least(gram, linear):  # type: ignore[no-untyped-def]
     """The x >= 0 [task] that makes x'Gx / 2 - linear'x least, exactly (Lawson and Hanson 1974).
 
@@ -100,7 +100,7 @@ def least(gram, linear):  # type: ignore[no-untyped-def]
     return x * scale
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _solve(g, b, free):  # type: ignore[no-untyped-def]
     """The s [task] with (g s = b) where free, and 0 elsewhere; by Cholesky's g = c c'."""
     at = np.flatnonzero(free)

@@ -48,11 +48,8 @@ class Split:
 
     def _scaled(self, by_task: torch.Tensor) -> list[torch.Tensor]:
         read, *of_fm = self._gradients()
-        outputs = torch.tensor(self._network.outputs, device=read.device)
-        return [
-            read * by_task.view(-1, 1, 1),
-            *(part * by_task.repeat_interleave(outputs) for part in of_fm),
-        ]
+        of_output = self._network.by_output(by_task)
+        return [read * by_task.view(-1, 1, 1), *(part * of_output for part in of_fm)]
 
     def _gradients(self) -> list[torch.Tensor]:
         return [cut.grad for cut in self._cut if cut.grad is not None]

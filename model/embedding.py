@@ -12,14 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
 from model.admission import Admission
 from model.batch import Layout
 from model.changes import Changes
+from model.contents import Contents
 from model.idmap import IdMap, find, mix64, table_salt
+from model.kernel import kernel
+from model.keyed import Rows
 from model.optim import RowOptimiser
 from model.places import lengthened, map_slots
 from model.pooling import merge, pool
@@ -35,7 +37,7 @@ class EmbeddingConfig:
     An id is admitted at its sighting number `admit_after` (a place in a batch learnt from). At
     most `capacity` ids have rows, and as many are counted before they have; past that, the one
     unseen for longest goes. Ids unseen for more than `max_age_ms` of event time go too. So an id
-    takes 4 bytes a number of its row and of the optimiser's state beside it, 41 more, and 27 to 80
+    takes 4 bytes a number of its row and of the optimiser's state beside it, 59 more, and 27 to 80
     in the map: `Embedding.most_bytes` is the bound of all.
     """
 
@@ -59,7 +61,7 @@ class EmbeddingConfig:
 
 class Embedding:
     """Rows [places, dim + outputs] on `device`, and where each key's row is. `changes` says which
-    of them are new to who took them last."""
+    of them are new to who took them last for a version, and `unsaved` for a checkpoint."""
 
     def __init__(
         self, layout: Layout, outputs: int, config: EmbeddingConfig, optimiser: RowOptimiser,
@@ -67,14 +69,20 @@ class Embedding:
     ):  # fmt: skip
         self.layout, self.config, self.optimiser = layout, config, optimiser
         self.dim, self.outputs, self.seed, self.device = config.dim, outputs, seed, device
-        self._fresh = torch.from_numpy(optimiser.fresh(config.dim, outputs)).to(device)
-        self._unseen_of_slot = layout.table_of_slot
+        fresh = optimiser.fresh(config.dim, outputs)
+        self._fresh = torch.from_numpy(fresh).to(device)
+        self.unseen_of_slot = layout.table_of_slot
         unseen = np.array([-1 - table_salt(table) for table in layout.tables], np.int64)
         rows = np.zeros((unseen.size, self.dim + outputs), np.float32)
         _noise(rows, unseen, self.dim, config.init, seed)
-        state = self._fresh.cpu().expand(unseen.size, -1).numpy()
-        self._unseen_keys = unseen
+        state = np.tile(fresh, (unseen.size, 1))
+        self.unseen_keys = unseen
         self._set(unseen, rows, state, {})
+        self._frozen: np.ndarray | None = None
+
+    def freeze(self, slots: np.ndarray) -> None:
+        """Admits and moves nothing for the slots that are set in bool [slots], from here on."""
+        self._frozen = slots
 
     def __len__(self) -> int:
         return len(self._admission.rows)
@@ -88,10 +96,11 @@ class Embedding:
         """Memory that `capacity` bounds all of this to, on a CPU; None where there is no bound."""
         if self.config.capacity is None:
             return None
-        keys = self.config.capacity + len(self._unseen_keys) + 1
+        keys = self.config.capacity + len(self.unseen_keys) + 1
         floats = self.dim + self.outputs + self._fresh.numel()
-        # a key, links and a time in `Places`; a mark; a flag, and a key that has gone, in `Changes`
-        row, waiting = 4 * floats + 24 + 8 + 9, 24 + 4
+        # a key, links and a time in `Places`; a mark; a flag, and a key that has gone, in each of
+        # two `Changes`; a hash and a flag in `Contents`
+        row, waiting = 4 * floats + 24 + 8 + 2 * 9 + 9, 24 + 4
         maps = 16 * map_slots(keys) * 3 // 2  # the last one, made while the one before serves
         return keys * row + maps + (keys * waiting + maps if self.config.admit_after > 1 else 0)
 
@@ -99,11 +108,14 @@ class Embedding:
         self, keys: np.ndarray, rows: np.ndarray, state: np.ndarray, order: dict[str, np.ndarray]
     ) -> None:
         """Takes over rows, the unseen ones first."""
-        config, pinned = self.config, len(self._unseen_keys)
+        config, pinned = self.config, len(self.unseen_keys)
         self._admission = Admission(
-            self._unseen_keys, config.admit_after, config.capacity, config.max_age_ms
+            self.unseen_keys, config.admit_after, config.capacity, config.max_age_ms
         )
         self.changes = Changes(self._admission.rows)
+        self.unsaved = Changes(self._admission.rows)
+        self.contents = Contents(self._admission.rows)
+        self._turn = len(keys)
         places = np.append(np.arange(pinned), self._admission.load(keys[pinned:], order))
         at = torch.from_numpy(places).to(self.device)
         self._memory = [np.zeros((0, a.shape[1]), np.float32) for a in (rows, state)]
@@ -129,7 +141,7 @@ class Embedding:
         """int64 [n, slots]: the row that each key reads, its table's unseen row if it is not here;
         -1 for an empty slot."""
         index = np.empty(keys.shape, np.int64)
-        _find_or_unseen(self.ids.keys, self.ids.values, keys, self._unseen_of_slot, index)
+        find_or_unseen(self.ids.keys, self.ids.values, keys, self.unseen_of_slot, index)
         return index
 
     def pool(
@@ -148,16 +160,22 @@ class Embedding:
         learning rates of the deep part and of each wide weight; now_ms: the batch's event time.
         """
         own = index.copy()
+        if self._frozen is not None:
+            own[self._frozen & (own < len(self.unseen_keys))] = -1
         places, parents, gone = self._admission.admit(keys, own, now_ms)
+        seen = own[own >= 0]
         self._reserve()
         if places.size:
             self._begin(places, parents)
+        if self._frozen is not None:
+            own[:, self._frozen] = -1
         bag_of, marks = self.layout.bag_of_slot, self._admission.marks
         touched, grads = merge(own, index, weights, bag_of, deep, wide, marks)
         self.optimiser.update(self.rows, self.state, touched, grads, rates)
-        if not self.changes.whole:
-            self.changes.note(places, gone)
-            self.changes.note(touched.cpu().numpy(), gone[:0])
+        for changes in (self.changes, self.unsaved):
+            if not changes.whole:
+                changes.note(seen, gone)
+                changes.note(touched.cpu().numpy(), gone[:0])
 
     def _begin(self, places: np.ndarray, parents: np.ndarray) -> None:
         """New rows, copies of their parents' with noise, and a new optimiser's state."""
@@ -181,27 +199,75 @@ class Embedding:
             **self._admission.state(places),
         }
 
+    def tell(self, whole: bool) -> tuple[dict[str, np.ndarray], int]:
+        """Rows for a version, and the sum of all (see `Contents`): `keys` ascending and `rows` of
+        all; or, unless `whole` or `changes` is, `keys` and `rows` in no order that are new since
+        `changes` was cleaned last, and the keys `gone` since."""
+        found = None if whole else self.changes.at()
+        if found is None or not self.contents.known:
+            arrays, places = self._told(self._admission.rows.live())
+            total = self.contents.tell(places, arrays["rows"], True, False)
+        if found is None:
+            return arrays, total
+        arrays, places = self._told(found[0])
+        total = self.contents.tell(places, arrays["rows"], False, len(found[1]) > 0)
+        return arrays | {"gone": found[1]}, total
+
+    def _told(self, places: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        rows = self.rows[torch.from_numpy(places).to(self.device)].cpu().numpy()
+        return {"keys": self._admission.rows.keys[places], "rows": rows}, places
+
+    def take(self, whole: bool) -> Rows:
+        """`arrays()`, or what of it changed since this was called last, or `unsaved` was cleaned:
+        copies, in no order."""
+        found = None if whole else self.unsaved.at()
+        self.unsaved.clean()
+        admission = self._admission
+        rest = admission.rest()
+        if found is None:
+            arrays = self.arrays()
+            self._turn = len(arrays["keys"])
+            return Rows({n: a for n, a in arrays.items() if n not in rest}, True, rest=rest)
+        places, gone = found
+        turn = {}
+        if admission.limited:  # what was seen since then stands last, in the order of sightings
+            unseen = places[places < len(self.unseen_keys)]
+            places = np.append(unseen, admission.rows.last(len(places) - len(unseen)))
+            turns = self._turn + np.arange(len(places))
+            turns[: len(unseen)] = -1
+            turn = {"turn": turns, "seen_ms": admission.rows.seen_ms[places]}
+            self._turn += len(places)
+        at = torch.from_numpy(places).to(self.device)
+        arrays = {
+            "keys": admission.rows.keys[places],
+            "rows": self.rows[at].cpu().numpy(),
+            "state": self.state[at].cpu().numpy(),
+        }
+        return Rows(arrays | turn, False, gone, rest)
+
     def load(self, arrays: dict[str, Any]) -> None:
         """Takes over `arrays()` of another; without `state` for scoring only.
 
         Raises ValueError where there are more ids than `EmbeddingConfig.capacity`.
         """
         keys, rows = arrays["keys"], arrays["rows"]
-        most = max(len(keys) - len(self._unseen_keys), len(arrays.get("waiting", ())))
+        most = max(len(keys) - len(self.unseen_keys), len(arrays.get("waiting", ())))
         if self.config.capacity is not None and most > self.config.capacity:
             raise ValueError(
                 f"state has {most} ids: EmbeddingConfig.capacity is {self.config.capacity}"
             )
         state = arrays.get("state", np.zeros((len(keys), 0), np.float32))
         # The unseen rows stand first, in the order of the layout's tables.
-        first = np.searchsorted(keys, self._unseen_keys)
+        first = np.searchsorted(keys, self.unseen_keys)
         order = np.concatenate([first, np.setdiff1d(np.arange(len(keys)), first)])
         by_key = {name: arrays[name][order[len(first) :]] for name in BY_KEY if name in arrays}
         self._set(keys[order], rows[order], state[order], {**arrays, **by_key})
+        self._turn = 1 + int(arrays["turn"].max(initial=0)) if "turn" in arrays else 0
 
 
-@numba.njit(cache=True)
-def _find_or_unseen(map_keys, map_values, keys, unseen, out) -> None:  # type: ignore[no-untyped-def]
+@kernel
+def find_or_unseen(map_keys, map_values, keys, unseen, out) -> None:  # type: ignore[no-untyped-def]
+    """Fills out [n, slots] with the row of each key, or its slot's of `unseen`, -1 for no key."""
     for i in range(keys.shape[0]):
         for s in range(keys.shape[1]):
             if keys[i, s] == 0:
@@ -211,7 +277,7 @@ def _find_or_unseen(map_keys, map_values, keys, unseen, out) -> None:  # type: i
                 out[i, s] = unseen[s] if row < 0 else row
 
 
-@numba.njit(cache=True)
+@kernel
 def _noise(rows, keys, dim, width, seed) -> None:  # type: ignore[no-untyped-def]
     """Adds uniform noise of (seed, key, column) to the deep part, in [-width, width)."""
     for i in range(keys.shape[0]):

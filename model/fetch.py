@@ -6,14 +6,15 @@ come together.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from model.kernel import kernel
 
 AHEAD = 32
 """Rows to ask for at once."""
 
 
-@numba.njit(cache=True)
+@kernel
 def fetch(array: np.ndarray, rows: np.ndarray) -> float:
     """Loads the first and the last number of each row; the sum is there to keep the loads."""
     total, last = np.float32(0), array.shape[1] - 1

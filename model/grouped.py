@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+from numba import njit
+
+from model.kernel import kernel
 
 USERS = 1_024
 LAST = 32
@@ -72,7 +74,7 @@ class GroupedAUC:
             setattr(self, name, value.copy())
 
 
-@numba.njit(cache=True)
+@kernel
 def _add(  # type: ignore[no-untyped-def]
     users, predictions, labels, mask, columns, tasks,
     size, keys, places, seen, kept_predictions, kept_positives,
@@ -101,7 +103,7 @@ def _add(  # type: ignore[no-untyped-def]
                 seen[k, place] += 1
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _grouped(size, places, seen, predictions, positives):  # type: ignore[no-untyped-def]
     out = np.full(seen.shape[0], np.nan)
     for k in range(seen.shape[0]):

@@ -8,19 +8,21 @@ on the order of insertion, while lookups never do. Every int64 is a key but `EMP
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import xxhash
+from numba import njit
+
+from model.kernel import kernel
 
 EMPTY = np.iinfo(np.int64).min
 LEAST_CAPACITY = 64
-AHEAD = 64
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 _S27, _S30, _S31, _S1 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(1)
 _ONE = np.uint64(1)
+_MASK = 2**64 - 1
 
 
 def table_salt(name: str) -> int:
@@ -28,7 +30,7 @@ def table_salt(name: str) -> int:
     return xxhash.xxh3_64_intdigest(name.encode()) >> 1
 
 
-@numba.njit(cache=True, inline="always")
+@kernel
 def mix64(x: np.uint64) -> np.uint64:
     """The finaliser of splitmix64 (Steele et al., OOPSLA 2014): a bijection of 64 bits."""
     x = np.uint64(x) + _GOLDEN
@@ -37,14 +39,30 @@ def mix64(x: np.uint64) -> np.uint64:
     return x ^ (x >> _S31)
 
 
-@numba.njit(cache=True)
+@kernel
 def table_key(salt: int, id: int) -> int:
     """The key of `id` in the table of `salt`: 1 .. 2^63 - 1, never 0."""
     key = mix64(np.uint64(id) + np.uint64(salt)) >> _S1
     return np.int64(max(key, _ONE))  # type: ignore[return-value]
 
 
-@numba.njit(cache=True)
+def id_of(salt: int, key: int) -> str:
+    """The id that `table_key` made this key of, for people: an integer below 2^40 as it is, any
+    other, such as a hashed string, as # and the key in hex."""
+    for low in (0, 1):
+        x = (key << 1 | low) & _MASK
+        x = x ^ x >> 31 ^ x >> 62
+        x = x * pow(int(_MIX2), -1, 2**64) & _MASK
+        x = x ^ x >> 27 ^ x >> 54
+        x = x * pow(int(_MIX1), -1, 2**64) & _MASK
+        x = x ^ x >> 30 ^ x >> 60
+        found = (x - int(_GOLDEN) - salt) & _MASK
+        if found < 2**40:
+            return str(found)
+    return f"#{key:016x}"
+
+
+@njit(cache=True)
 def table_keys(salt: int, ids: np.ndarray) -> np.ndarray:
     """`table_key` of each of `ids` (int64 [n]) -> int64 [n]."""
     out = np.empty(ids.shape[0], np.int64)
@@ -53,76 +71,69 @@ def table_keys(salt: int, ids: np.ndarray) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True, inline="always")
-def _home(keys: np.ndarray, key: int) -> int:
-    return np.int64(mix64(np.uint64(key)) & np.uint64(keys.shape[0] - 1))  # type: ignore[return-value]
+@kernel
+def _home(keys: np.ndarray, key: int) -> np.uint64:
+    """A slot, unsigned: Numba looks at a signed index for being negative, a third of the time."""
+    return mix64(np.uint64(key)) & np.uint64(keys.shape[0] - 1)
 
 
-@numba.njit(cache=True)
+@kernel
 def find(keys: np.ndarray, values: np.ndarray, key: int) -> int:
     """The value of `key`, or -1."""
-    last = keys.shape[0] - 1
+    last = np.uint64(keys.shape[0] - 1)
     slot = _home(keys, key)
     while keys[slot] != EMPTY:
         if keys[slot] == key:
             return values[slot]
-        slot = (slot + 1) & last
+        slot = (slot + _ONE) & last
     return -1
 
 
-@numba.njit(cache=True)
+@kernel
 def put(keys: np.ndarray, values: np.ndarray, key: int, value: int) -> bool:
     """Sets `key` to `value`; True if it was not there. There must be an empty slot left."""
-    last = keys.shape[0] - 1
+    last = np.uint64(keys.shape[0] - 1)
     slot = _home(keys, key)
     while keys[slot] != EMPTY:
         if keys[slot] == key:
             values[slot] = value
             return False
-        slot = (slot + 1) & last
+        slot = (slot + _ONE) & last
     keys[slot] = key
     values[slot] = value
     return True
 
 
-@numba.njit(cache=True)
+@kernel
 def drop(keys: np.ndarray, values: np.ndarray, key: int) -> int:
     """Removes `key` and returns its value, or -1. Shifts back what follows: no tombstones."""
-    last = keys.shape[0] - 1
+    last = np.uint64(keys.shape[0] - 1)
     slot = _home(keys, key)
     while keys[slot] != key:
         if keys[slot] == EMPTY:
             return -1
-        slot = (slot + 1) & last
+        slot = (slot + _ONE) & last
     value = values[slot]
     hole = slot
-    slot = (slot + 1) & last
+    slot = (slot + _ONE) & last
     while keys[slot] != EMPTY:
         # An entry may fill the hole unless its home lies after it, between hole and slot.
         if ((slot - _home(keys, keys[slot])) & last) >= ((slot - hole) & last):
             keys[hole] = keys[slot]
             values[hole] = values[slot]
             hole = slot
-        slot = (slot + 1) & last
+        slot = (slot + _ONE) & last
     keys[hole] = EMPTY
     return value
 
 
-@numba.njit(cache=True)
+@kernel
 def _find_all(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, out: np.ndarray) -> None:
-    """Loads of the homes don't wait for each other; most keys are there, and need no more."""
-    first = np.empty(AHEAD, np.int64)
-    for start in range(0, wanted.shape[0], AHEAD):
-        part = wanted[start : start + AHEAD]
-        for i in range(part.shape[0]):
-            home = _home(keys, part[i])
-            first[i], out[start + i] = keys[home], values[home]
-        for i in range(part.shape[0]):
-            if first[i] != part[i] or part[i] == EMPTY:
-                out[start + i] = find(keys, values, part[i])
+    for i in range(wanted.shape[0]):
+        out[i] = find(keys, values, wanted[i])
 
 
-@numba.njit(cache=True)
+@kernel
 def _put_all(keys: np.ndarray, values: np.ndarray, new: np.ndarray, rows: np.ndarray) -> int:
     added = 0
     for i in range(new.shape[0]):
@@ -130,7 +141,7 @@ def _put_all(keys: np.ndarray, values: np.ndarray, new: np.ndarray, rows: np.nda
     return added
 
 
-@numba.njit(cache=True)
+@kernel
 def _drop_all(keys: np.ndarray, values: np.ndarray, old: np.ndarray) -> int:
     removed = 0
     for i in range(old.shape[0]):
@@ -138,7 +149,7 @@ def _drop_all(keys: np.ndarray, values: np.ndarray, old: np.ndarray) -> int:
     return removed
 
 
-@numba.njit(cache=True)
+@kernel
 def _put_others(keys: np.ndarray, values: np.ndarray, old: np.ndarray, rows: np.ndarray) -> None:
     for i in range(old.shape[0]):
         if old[i] != EMPTY:

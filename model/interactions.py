@@ -38,6 +38,11 @@ class Cross(nn.Module):
         self.weights = nn.ParameterList(torch.zeros(inputs, inputs) for _ in range(layers))
         self.biases = nn.ParameterList(torch.zeros(inputs) for _ in range(layers))
 
+    def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each layer's W and b, without gradients."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return [(weight.detach(), bias.detach()) for weight, bias in pairs]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = x
         for weight, bias in zip(self.weights, self.biases, strict=True):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from model.kernel import kernel
 from model.layers import Standardiser
 from model.losses import Objective
 
@@ -22,14 +22,17 @@ class LabelPrior:
 
     To logits it adds the log-odds of a binary task's base rate (the logs of a multiclass one's), in
     a chain that of the rate given the task before; a regression it predicts in units of the
-    standard deviation, from the mean. Where negatives were sampled, predictions are corrected:
-    p / (p + (1 - p) / kept), He et al., ADKDD 2014, section 6.3.
+    standard deviation, from the mean, and never beyond the labels learnt so far. Where negatives
+    were sampled, predictions are corrected: p / (p + (1 - p) / kept), He et al., ADKDD 2014,
+    section 6.3.
     """
 
     def __init__(self, objective: Objective):
         self.objective = objective
         exact = ~objective.is_regression[objective.task_of_output]
         self.seen = Standardiser(objective.outputs, clip=8.0, exact=exact)
+        self.low = np.full(objective.outputs, np.inf, np.float32)
+        self.high = -self.low
         self._regressions = np.flatnonzero(objective.is_regression)
         self._columns = objective.starts[self._regressions]
         self._sampled = objective.kept_negatives < 1
@@ -58,7 +61,9 @@ class LabelPrior:
         out = linked.copy()
         if self._regressions.size:
             at = self._columns
-            out[:, at] = self.seen.mean[at] + self.seen.scale[at] * out[:, at]
+            values = self.seen.mean[at] + self.seen.scale[at] * out[:, at]
+            known = self.seen.count[at] > 0
+            out[:, at] = np.where(known, values.clip(self.low[at], self.high[at]), values)
         if self._sampled.any():
             p, kept = out[:, self._sampled], self.objective.kept_negatives[self._sampled]
             out[:, self._sampled] = p / (p + (1 - p) / kept)
@@ -70,17 +75,24 @@ class LabelPrior:
         weights = np.ones(len(objective.kinds))
         targets, counts = objective.targets(labels, mask, weights, len(labels))
         self.seen.update(targets, counts > 0)
+        self.low = np.minimum(
+            self.low, np.where(counts > 0, targets, np.inf).min(0, initial=np.inf)
+        )
+        self.high = np.maximum(
+            self.high, np.where(counts > 0, targets, -np.inf).max(0, initial=-np.inf)
+        )
         self._as_update()
 
     def state(self) -> dict[str, Any]:
-        return self.seen.state()
+        return {**self.seen.state(), "low": self.low.copy(), "high": self.high.copy()}
 
     def load(self, state: dict[str, Any]) -> None:
         self.seen.load(state)
+        self.low, self.high = state["low"].copy(), state["high"].copy()
         self._as_update()
 
 
-@numba.njit(cache=True)
+@kernel
 def _scale(labels, columns, mean, scale, clip) -> None:  # type: ignore[no-untyped-def]
     for j in range(columns.shape[0]):
         for i in range(labels.shape[0]):
@@ -92,7 +104,7 @@ def _scale(labels, columns, mean, scale, clip) -> None:  # type: ignore[no-untyp
             labels[i, columns[j]] = z
 
 
-@numba.njit(cache=True)
+@kernel
 def _offsets(count, mean, kinds, starts, ends, before, out) -> None:  # type: ignore[no-untyped-def]
     for k in range(kinds.shape[0]):
         width = ends[k] - starts[k]

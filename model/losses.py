@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 import torch
 
 from model.chains import Chains
+from model.kernel import kernel
 from model.schema import Schema
 
 _KINDS = {"binary": 0, "multiclass": 1, "regression": 2}
@@ -83,8 +83,9 @@ class Objective:
         """What predictions should be, and what a difference counts: both float32 [size, outputs].
 
         labels and mask [n, task] with n <= size, weights [task], of_examples [n]; a count is
-        weight / size, times the example's, and 0 where masked or past n. A class out of range, or
-        an example's weight below 0, gives NaN, so that its step is refused.
+        weight / size, times the example's, and 0 where masked or past n. A label outside of 0 to 1,
+        a class that there is not, or an example's weight below 0, gives NaN, so that its step is
+        refused.
         """
         targets = np.zeros((size, self.outputs), np.float32)
         counts = np.zeros((size, self.outputs), np.float32)
@@ -104,7 +105,7 @@ class Objective:
         return out
 
 
-@numba.njit(cache=True)
+@kernel
 def _targets(labels, mask, weights, kinds, starts, ends, out, counts) -> None:  # type: ignore[no-untyped-def]
     for k in range(kinds.shape[0]):
         count = weights[k] / out.shape[0]
@@ -114,15 +115,15 @@ def _targets(labels, mask, weights, kinds, starts, ends, out, counts) -> None:  
             for c in range(starts[k], ends[k]):
                 counts[i, c] = count
             label = labels[i, k]
-            if kinds[k] != 1:
+            if kinds[k] == 2 or (kinds[k] == 0 and label >= 0 and label <= 1):
                 out[i, starts[k]] = label
-            elif label >= 0 and label < ends[k] - starts[k]:
+            elif kinds[k] == 1 and label >= 0 and label < ends[k] - starts[k] and label % 1 == 0:
                 out[i, starts[k] + np.int64(label)] = 1.0
             else:
                 out[i, starts[k]] = np.nan
 
 
-@numba.njit(cache=True)
+@kernel
 def _losses(logits, targets, mask, kinds, starts, ends, reach, out) -> None:  # type: ignore[no-untyped-def]
     for k in range(kinds.shape[0]):
         count, total = 0, 0.0

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
 from model.grouped import GroupedAUC
+from model.kernel import kernel
 from model.schema import Schema
 
 BINS = 16_384
@@ -192,14 +192,14 @@ def _auc(histogram: np.ndarray) -> float | None:
     return float((positives * (below + 0.5 * negatives)).sum() / pairs)
 
 
-@numba.njit(cache=True)
+@kernel
 def _count(histogram, p, positive) -> None:  # type: ignore[no-untyped-def]
     p = min(max(p, CLIP), 1.0 - CLIP)
     place = (math.log(p / (1.0 - p)) / WIDEST_LOGIT + 1.0) * 0.5 * BINS
     histogram[positive, min(max(np.int64(place), 0), BINS - 1)] += 1
 
 
-@numba.njit(cache=True)
+@kernel
 def _update(  # type: ignore[no-untyped-def]
     predictions, labels, mask, kinds, starts, widths,
     sums, counts, confusion, predicted, histogram,

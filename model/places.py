@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from model.idmap import EMPTY, LEAST_CAPACITY, IdMap, drop, put
+from model.kernel import kernel
 
 SIZE, HIGH, FREE = range(3)
 CHUNK = 65_536
@@ -138,6 +138,12 @@ class Places:
         _walk(self.newer, places)
         return places
 
+    def last(self, n: int) -> np.ndarray:
+        """Of `in_order`, the last n."""
+        places = np.empty(n, np.int64)
+        _walk(self.older, places)
+        return places[::-1]
+
 
 def map_slots(keys: int) -> int:
     """Slots of an `IdMap` grown for so many keys."""
@@ -157,7 +163,7 @@ def lengthened(array: np.ndarray, n: int, value: float = 0) -> np.ndarray:
     return array
 
 
-@numba.njit(cache=True)
+@kernel
 def enter(t, key, now):  # type: ignore[no-untyped-def]
     """The place of a key that is not there, as the one seen last."""
     place = t.at[FREE]
@@ -175,7 +181,7 @@ def enter(t, key, now):  # type: ignore[no-untyped-def]
     return place
 
 
-@numba.njit(cache=True)
+@kernel
 def leave(t, place):  # type: ignore[no-untyped-def]
     """Takes away the key at `place`, and gives the place free."""
     key = t.keys[place]
@@ -189,20 +195,20 @@ def leave(t, place):  # type: ignore[no-untyped-def]
     t.at[SIZE] -= 1
 
 
-@numba.njit(cache=True)
+@kernel
 def see(t, place, now):  # type: ignore[no-untyped-def]
     """Makes the key at `place` the one seen last, at `now`."""
     _unlink(t, place)
     _link(t, place, now)
 
 
-@numba.njit(cache=True, inline="always")
+@kernel
 def _unlink(t, place):  # type: ignore[no-untyped-def]
     t.newer[t.older[place]] = t.newer[place]
     t.older[t.newer[place]] = t.older[place]
 
 
-@numba.njit(cache=True, inline="always")
+@kernel
 def _link(t, place, now):  # type: ignore[no-untyped-def]
     last = t.older[0]
     t.newer[last], t.older[place] = place, last
@@ -210,22 +216,22 @@ def _link(t, place, now):  # type: ignore[no-untyped-def]
     t.seen_ms[place] = now
 
 
-@numba.njit(cache=True)
+@kernel
 def _copy(keys, begin, end, map_keys, map_values):  # type: ignore[no-untyped-def]
     for place in range(begin, end):
         if keys[place] != EMPTY:
             put(map_keys, map_values, keys[place], place)
 
 
-@numba.njit(cache=True)
+@kernel
 def _enter_all(t, keys, seen_ms, places):  # type: ignore[no-untyped-def]
     for i in range(keys.shape[0]):
         places[i] = enter(t, keys[i], seen_ms[i])
 
 
-@numba.njit(cache=True)
-def _walk(newer, places):  # type: ignore[no-untyped-def]
-    place = newer[0]
+@kernel
+def _walk(links, places):  # type: ignore[no-untyped-def]
+    place = links[0]
     for i in range(places.shape[0]):
         places[i] = place
-        place = newer[place]
+        place = links[place]

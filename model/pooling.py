@@ -6,11 +6,11 @@ Row -1 stands for an empty slot. On a CPU these are numba kernels, elsewhere tor
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 
 from model.fetch import fetch
+from model.kernel import kernel
 
 
 def pool(
@@ -44,7 +44,7 @@ def merge(
     return torch.from_numpy(touched[:count]), torch.from_numpy(grads[:count])
 
 
-@numba.njit(cache=True)
+@kernel
 def _pool(rows, index, weights, bag_of, dim, deep, wide) -> None:  # type: ignore[no-untyped-def]
     deep[:] = 0.0
     wide[:] = 0.0
@@ -60,7 +60,23 @@ def _pool(rows, index, weights, bag_of, dim, deep, wide) -> None:  # type: ignor
                     wide[i, c] += weight * row[dim + c]
 
 
-@numba.njit(cache=True)
+@kernel
+def pool_into(rows, index, weights, starts, dim, out, wide) -> None:  # type: ignore[no-untyped-def]
+    """As `_pool`, but adds slot s to the `dim` columns of out [n, columns] from starts[s] on, and
+    fills nothing with zeros first."""
+    outputs = wide.shape[1]
+    for i in range(index.shape[0]):
+        fetch(rows, index[i])
+        for s in range(index.shape[1]):
+            if index[i, s] >= 0:
+                row, weight, start = rows[index[i, s]], weights[i, s], starts[s]
+                for c in range(dim):
+                    out[i, start + c] += weight * row[c]
+                for c in range(outputs):
+                    wide[i, c] += weight * row[dim + c]
+
+
+@kernel
 def _merge(index, also, weights, bag_of, deep, wide, marks, touched, grads) -> int:  # type: ignore[no-untyped-def]
     dim, outputs = deep.shape[2], wide.shape[1]
     count = 0

@@ -31,5 +31,8 @@ class Towers(nn.Module):
         self.blocks = nn.Sequential(*blocks, *([Dropout(dropout)] if dropout else []))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = torch.baddbmm(self.hidden_bias, self.norm(x), self.hidden).relu()
+        return self.last(torch.baddbmm(self.hidden_bias, self.norm(x), self.hidden).relu())
+
+    def last(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[task, n, hidden] -> [task, n, widest]"""
         return torch.baddbmm(self.out_bias, self.blocks(hidden), self.out)

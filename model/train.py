@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ import torch
 from model.batch import Batch, Inputs, Layout
 from model.blocks import dropping
 from model.conflict import Split
+from model.contents import content
 from model.digest import tree_hash
 from model.embedding import EmbeddingConfig
+from model.keyed import Rows
 from model.layers import flatten
 from model.optim import DenseOptimiser, RowOptimiser
+from model.partial import STATISTICS, Partial, slots_of
 from model.schema import Schema
 from model.score import Block, Predictor
 from model.structure import NetworkConfig
@@ -43,13 +46,25 @@ class StepReport:
     gram: np.ndarray | None = None
 
 
+class Told(NamedTuple):
+    """A version to be told: a snapshot's parts; whether it is `whole`, or a delta; and the content
+    of the whole (`model.contents`), however it is told, and whether all of that is `finite`."""
+
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+    whole: bool
+    content: str
+    finite: bool
+
+
 class Trainer:
     """A model that learns. The same batches give the same bits, whatever came between."""
 
     @dataclass(frozen=True)
     class Config:
         """All of a model but its schema. `batch_size` is also the block in which scoring runs;
-        learning rates rise to their full size over the first `warmup` steps."""
+        learning rates rise to their full size over the first `warmup` steps. `train_only` names
+        the parts that learn, where not all do (model/partial.py)."""
 
         network: NetworkConfig = field(default_factory=NetworkConfig)
         embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
@@ -58,6 +73,7 @@ class Trainer:
         batch_size: int = 64
         warmup: int = 16
         device: str = "cpu"
+        train_only: tuple[str, ...] = ()
 
         def __post_init__(self) -> None:
             if self.batch_size < 1:
@@ -76,13 +92,25 @@ class Trainer:
         )  # fmt: skip
         self._flat, self._grads = flatten(self.predictor.network)
         self._optimiser = config.dense.build(self._flat)
+        self._partial: Partial | None = None
+        if config.train_only:
+            self._partial = Partial(self.predictor, self._flat, config.train_only)
+            self.predictor.embedding.freeze(slots_of(self._partial.tables, self.predictor))
         weights = np.array([task.weight for task in schema.tasks])
         self.adjust(weights, np.ones(len(schema.tasks)), 1.0)
 
-    def adjust(self, task_weights: np.ndarray, tower_lr: np.ndarray, row_lr: float) -> None:
+    def adjust(
+        self,
+        task_weights: np.ndarray,
+        tower_lr: np.ndarray,
+        row_lr: float,
+        tower_keep: np.ndarray | None = None,
+    ) -> None:
         """Sets the tasks' weights in the loss, and multipliers of learning rates: each task's own
         parameters (tower, own experts or branch, linear terms, wide weights) and
-        all embedding rows. Weights and `tower_lr` are [task]."""
+        all embedding rows. Of the squared gradients that AdaGrad has summed for a task's own
+        network it keeps `tower_keep` at each step; the other kinds forget by themselves. All but
+        `row_lr` are [task]."""
         self.task_weights = np.array(task_weights, np.float64)
         self.tower_lr = np.array(tower_lr, np.float64)
         self.row_lr = float(row_lr)
@@ -96,6 +124,15 @@ class Trainer:
         if (self.tower_lr != 1).any():
             by_task = torch.tensor(self.tower_lr, dtype=torch.float32, device=device)
             self._moderated = [(weights.data, rate) for weights, rate in network.own(by_task)]
+        self.tower_keep = np.ones(len(self.schema.tasks)) if tower_keep is None else tower_keep
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if self.config.dense.kind == "adagrad" and (self.tower_keep != 1).any():
+            by_task = torch.tensor(self.tower_keep, dtype=torch.float32, device=device)
+            sums = self._optimiser.state[self._flat]["sum"]
+            self._kept = [
+                (sums[(at := w.data.storage_offset()) : at + w.numel()].view(w.shape), kept)
+                for w, kept in network.own(by_task)
+            ]
 
     def predict(self, inputs: Inputs) -> np.ndarray:
         """float32 [n, outputs]: probabilities, or values for a regression. Changes nothing."""
@@ -170,31 +207,41 @@ class Trainer:
         self, batch: Batch, block: Block, of_pooled: torch.Tensor, error: torch.Tensor
     ) -> None:
         model, n = self.predictor, len(batch)
-        before = [weights.clone() for weights, _ in self._moderated]
         warm = min(1.0, (self.steps + 1) / (self.config.warmup + 1))
-        self._optimiser.param_groups[0]["lr"] = warm * self.config.dense.lr
-        self._optimiser.step()
-        for (weights, rate), old in zip(self._moderated, before, strict=True):
-            weights.copy_(old + rate * (weights - old))
+        if self._partial is None:
+            self._move(warm)
+        else:
+            self._partial.step(self._optimiser, lambda: self._move(warm))
         # A wide weight enters its logit as it is, so its gradient is the logit's.
         model.embedding.learn(
             block.keys[:n], block.index[:n], block.weights[:n],
             of_pooled[:n], error[:n], warm * self._rates, batch.time_ms,
         )  # fmt: skip
-        model.absorb(batch)
+        model.absorb(batch, STATISTICS if self._partial is None else self._partial.statistics)
         self.steps += 1
 
-    def state(self) -> dict[str, Any]:
-        """All that decides the future, as a tree; embedding rows in the order of their keys."""
+    def _move(self, warm: float) -> None:
+        """A step of all dense weights, each at its rate."""
+        for sums, kept in self._kept:
+            sums.mul_(kept)
+        before = [weights.clone() for weights, _ in self._moderated]
+        self.config.dense.step(self._optimiser, warm * self.config.dense.lr)
+        for (weights, rate), old in zip(self._moderated, before, strict=True):
+            weights.copy_(old + rate * (weights - old))
+
+    def state(self, embedding: Rows | None = None) -> dict[str, Any]:
+        """All that decides the future, as a tree; embedding rows in the order of their keys, or
+        `embedding` in their place."""
         optimiser = self._optimiser.state_dict()["state"].get(0, {})
         return {
             "step": self.steps,
             "seed": self.seed,
-            "model": self.predictor.state(),
+            "model": self.predictor.state(embedding),
             "optimiser": {name: value.cpu().numpy().copy() for name, value in optimiser.items()},
             "task_weights": self.task_weights.copy(),
             "tower_lr": self.tower_lr.copy(),
             "row_lr": self.row_lr,
+            "tower_keep": self.tower_keep.copy(),
             "changes": self.predictor.embedding.changes.state(),
         }
 
@@ -210,7 +257,7 @@ class Trainer:
             tensors = {n: torch.from_numpy(v.copy()) for n, v in state["optimiser"].items()}
             optimiser["state"] = {0: tensors}
         self._optimiser.load_state_dict(optimiser)
-        self.adjust(state["task_weights"], state["tower_lr"], state["row_lr"])
+        self.adjust(state["task_weights"], state["tower_lr"], state["row_lr"], state["tower_keep"])
         self.predictor.embedding.changes.load(state["changes"])
 
     def state_hash(self) -> str:
@@ -220,3 +267,27 @@ class Trainer:
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays by name and a meta dict (JSON): what `model.score.Scorer` needs."""
         return self.predictor.arrays(), {**self.predictor.meta(), "step": self.steps}
+
+    def version(self, whole: bool) -> Told:
+        """The model as a version tells it: all of it, or, unless `whole`, what changed since `told`
+        was called last, where not all did."""
+        arrays, total = self.predictor.tell(whole)
+        meta = {**self.predictor.meta(), "step": self.steps}
+        says = content(meta, arrays, len(self.predictor.embedding), total)
+        finite = self.predictor.embedding.contents.finite
+        finite &= all(_sound(name, array) for name, array in arrays.items())
+        return Told(arrays, meta, "embedding/gone" not in arrays, says, finite)
+
+    def told(self) -> None:
+        """From here on: what `version` gave last is where the next one begins."""
+        self.predictor.embedding.changes.clean()
+
+
+def _sound(name: str, array: np.ndarray) -> bool:
+    """Whether an array of a version is finite; the bounds of labels are not before there was one,
+    and the embedding's rows are looked at as they change."""
+    if name.startswith("embedding/"):
+        return True
+    if name in ("labels/low", "labels/high"):
+        return not np.isnan(array).any()
+    return bool(np.isfinite(array).all())

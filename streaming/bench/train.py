@@ -19,7 +19,12 @@ from streaming.bench.naive import NaiveMMoE
 from streaming.bench.train_work import DENSE, FIELDS, TASKS, Work, layout, schema
 
 EXPERTS, WIDTH, TOWER, DIM = 8, 128, 32, 16
-SIZES = {"train.fp32": (7_000, 1_024), "train.1m": (1_000_000, 1_024), "train.b64": (7_000, 64)}
+SIZES = {
+    "train.fp32": (7_000, 1_024),
+    "train.bf16": (7_000, 1_024),
+    "train.1m": (1_000_000, 1_024),
+    "train.b64": (7_000, 64),
+}
 EXAMPLES, SETTLING = 60_000, 0.3
 RIVER_EXAMPLES = 1_500
 
@@ -37,7 +42,8 @@ def run(runs: int, device: str = "cpu") -> list[dict[str, Any]]:
         ours, naive = [], []
         losses = []
         for _ in range(runs):
-            one, other = _timed(_ours(work, device), work), _timed(_naive(work, device), work)
+            shipped = _ours(work, device, bf16=name == "train.bf16")
+            one, other = _timed(shipped, work), _timed(_naive(work, device), work)
             ours.append(one[0])
             naive.append(other[0])
             losses.append((one[1], other[1]))
@@ -75,14 +81,16 @@ def _timed(step: Step, work: Work) -> tuple[float, float]:
     return len(losses) * len(work.batches[0]) / seconds, float(np.mean(losses))
 
 
-def config(size: int, device: str) -> Trainer.Config:
+def config(size: int, device: str, bf16: bool = False) -> Trainer.Config:
     """The shipped defaults but for the reference network's sizes."""
-    network = NetworkConfig("mmoe", EXPERTS, WIDTH, TOWER, products=())
+    network = NetworkConfig(
+        "mmoe", EXPERTS, width=WIDTH, tower=TOWER, products=(), cross=0, bf16=bf16
+    )
     return Trainer.Config(network=network, batch_size=size, device=device)
 
 
-def _ours(work: Work, device: str) -> Step:
-    trainer = Trainer(schema, layout, config(len(work.batches[0]), device), seed=0)
+def _ours(work: Work, device: str, bf16: bool) -> Step:
+    trainer = Trainer(schema, layout, config(len(work.batches[0]), device, bf16), seed=0)
     return lambda number: float(trainer.step(work.batches[number]).loss.mean())
 
 

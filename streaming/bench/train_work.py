@@ -43,10 +43,12 @@ class Work:
             logit = effects[np.arange(FIELDS), ids] @ mix + dense @ slopes - 0.5
             labels = (draw.random((size, TASKS)) < 1 / (1 + np.exp(-logit))).astype(np.float32)
             self.ids.append(ids)
-            self.batches.append(Batch(_inputs(ids, dense), labels, np.ones(labels.shape, bool)))
+            self.batches.append(
+                Batch(table_inputs(ids, dense), labels, np.ones(labels.shape, bool))
+            )
 
 
-def _inputs(ids: np.ndarray, dense: np.ndarray) -> Inputs:
+def table_inputs(ids: np.ndarray, dense: np.ndarray) -> Inputs:
     keys = np.column_stack(
         [table_keys(table_salt(f"f{i}"), np.ascontiguousarray(ids[:, i])) for i in range(FIELDS)]
     )

@@ -20,7 +20,7 @@ from streaming.history import produce, read_rows, side_tables, topics
 from streaming.kafkalog import KafkaLog
 from streaming.learn import Loop, learn
 from streaming.learner import Learner
-from streaming.registry import MemoryRegistry
+from streaming.memory_registry import MemoryRegistry
 
 PARTITIONS = 4
 LABELLED = "labelled"

@@ -7,9 +7,11 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from model.train import Trainer
 from model.weighting import KINDS
 from streaming.__main__ import cli
-from streaming.bench import metrics, score, train, weigh
+from streaming.bench import drift_overhead, metrics, tasks, train, weigh
+from streaming.bench.train_work import Work, layout, schema
 
 
 @pytest.fixture
@@ -17,11 +19,15 @@ def small(monkeypatch):
     """Work of a second; what it says of speed means nothing."""
     monkeypatch.setattr(train, "EXAMPLES", 2_048)
     monkeypatch.setattr(train, "RIVER_EXAMPLES", 5)
-    monkeypatch.setattr(train, "SIZES", {"train.fp32": (800, 256), "train.b64": (800, 64)})
-    monkeypatch.setattr(score, "TIMES", 4)
+    sizes = {"train.fp32": (800, 256), "train.bf16": (800, 256), "train.b64": (800, 64)}
+    monkeypatch.setattr(train, "SIZES", sizes)
     monkeypatch.setattr(metrics, "STEPS", 3)
+    monkeypatch.setattr(drift_overhead, "EXAMPLES", 2_048)
+    monkeypatch.setattr(drift_overhead, "BEFORE", 4_096)
     monkeypatch.setattr(weigh, "SIZE", 64)
     monkeypatch.setattr(weigh, "STEPS", 2)
+    monkeypatch.setattr(tasks, "SIZE", 64)
+    monkeypatch.setattr(tasks, "STEPS", 2)
 
 
 def rows(*words: str) -> dict[str, dict]:
@@ -32,16 +38,22 @@ def rows(*words: str) -> dict[str, dict]:
 
 def test_the_train_step_is_timed_beside_its_baselines_at_their_losses(small):
     found = rows("train")
-    assert list(found) == ["train.fp32", "train.limit", "train.river_fm", "train.b64"]
+    names = ["train.fp32", "train.limit", "train.river_fm", "train.bf16", "train.b64"]
+    assert list(found) == names
     for row in found.values():
         assert row["value"] > 0 and row["baseline"]["value"] > 0 and row["unit"] == "examples/s"
-    for name in ("train.fp32", "train.b64"):
+    for name in ("train.fp32", "train.bf16", "train.b64"):
         assert 0 < found[name]["loss"] < 0.75 and 0 < found[name]["baseline"]["loss"] < 0.75
 
 
-def test_scoring_is_timed_beside_the_naive_network(small):
-    row = rows("score")["serve.score"]
-    assert row["unit"] == "s" and 0 < row["value"] and 0 < row["baseline"]["value"]
+def test_both_sides_are_the_same_network():
+    work = Work(400, 64, 1)
+    ours = Trainer(schema, layout, train.config(64, "cpu"), seed=0).predictor.network
+    theirs = train.naive(work, "cpu")
+    wide = ("linear", "bias")
+    numbers = sum(p.numel() for name, p in ours.named_parameters() if name not in wide)
+    embeddings = sum(p.numel() for p in theirs.embeddings.parameters())
+    assert numbers == sum(p.numel() for p in theirs.parameters()) - embeddings
 
 
 def test_each_weighter_is_timed_beside_equal_weights(small):
@@ -55,6 +67,13 @@ def test_each_weighter_is_timed_beside_equal_weights(small):
 
 def test_the_metrics_are_timed_beside_the_step(small):
     found = rows("metrics")
-    assert list(found) == ["metrics.b64", "metrics.b1024"]
+    assert list(found) == ["metrics.b64", "metrics.b1024", "drift.overhead", "drift.overhead.b64"]
     for row in found.values():
         assert row["unit"] == "ms" and row["value"] > 0 and 0 < row["ratio"]
+
+
+def test_the_step_is_timed_from_one_task_to_thirty_two(small):
+    found = rows("tasks")
+    assert list(found) == [f"tasks.{n}" for n in (1, 2, 4, 8, 16, 32)]
+    assert found["tasks.1"]["ratio"] == 1
+    assert all(row["value"] > 0 for row in found.values())

@@ -66,7 +66,10 @@ def test_attention_is_a_loop_over_slots_and_starts_as_the_pooled_history() -> No
 
 def test_attention_at_first_is_the_network_with_the_history_twice(small: SimpleNamespace) -> None:
     """The rows of a spread bag are those that its pooling adds up, weights and all."""
-    plain, spread = small.trainer(), small.trainer(network=NetworkConfig(attention=("seen",)))
+    plain, spread = (
+        small.trainer(),
+        small.trainer(network=NetworkConfig(attention=("seen",), crossed=())),
+    )
     block, other = (m.predictor.read(small.batch(0).inputs) for m in (plain, spread))
     bags, (attended,) = spread.predictor.network._pooled(other.deep)
     assert torch.allclose(bags, block.deep, atol=1e-7) and torch.equal(other.wide, block.wide)
@@ -124,14 +127,14 @@ def auc(config: NetworkConfig) -> float:
 @pytest.mark.parametrize(
     "config",
     [
-        NetworkConfig(products=(), attention=("seen",)),
-        NetworkConfig(products=(), cross=1),
-        NetworkConfig(products=(), fm=True),
+        NetworkConfig(products=(), crossed=(), cross=0, attention=("seen",)),
+        NetworkConfig(products=(), crossed=(), cross=1),
+        NetworkConfig(products=(), crossed=(), cross=0, fm=True),
     ],
     ids=["attention", "cross", "fm"],
 )
 def test_each_learns_from_how_bags_go_together(config: NetworkConfig) -> None:
-    assert auc(config) > auc(NetworkConfig(products=())) + 0.03
+    assert auc(config) > auc(NetworkConfig(products=(), crossed=(), cross=0)) + 0.03
 
 
 def test_what_does_not_fit_is_named_with_the_nearest(small: SimpleNamespace) -> None:
@@ -143,3 +146,46 @@ def test_what_does_not_fit_is_named_with_the_nearest(small: SimpleNamespace) -> 
     config = Trainer.Config(NetworkConfig(attention=("user",)))
     with pytest.raises(ValueError, match=r"attention needs an item: Schema\.item is None"):
         Trainer(schema, Layout((Bag("user", "user"),)), config, 0)
+
+
+@pytest.mark.parametrize("sharing", ["mmoe", "single_task"])
+def test_a_user_has_rows_of_its_own_with_each_id_of_a_list(sharing: str) -> None:
+    schema = Schema(
+        (Field("user", "id"), Field("kinds", "ids", 3)), (Task("like", "binary", 0),), "user"
+    )
+    layout = Layout((Bag("user", "user"), Bag("kinds", "kinds", 3)))
+    draw = np.random.default_rng(0)
+    users, kinds = draw.integers(1, 40, 25_600), draw.integers(0, 20, (25_600, 3))
+    keys = np.concatenate([users[:, None], kinds * 7919], 1)  # kind 0 is an empty place
+    weights = (keys > 0).astype(np.float32)
+    liked = draw.random((40, 20)) < 0.5
+    labels = (liked[users[:, None], kinds] & (kinds > 0)).any(1).astype(np.float32)[:, None]
+
+    def auc(**settings: object) -> float:
+        config = Trainer.Config(NetworkConfig(sharing, **settings))  # type: ignore[arg-type]
+        model, found = Trainer(schema, layout, config, 0), Metrics(schema)
+        for start in range(0, len(keys), 64):
+            part = slice(start, start + 64)
+            inputs = Inputs(keys[part], weights[part], np.zeros((64, 0), np.float32))
+            batch = Batch(inputs, labels[part], np.ones((64, 1), bool))
+            report = model.step(batch)
+            if start >= 19_200:
+                found.update(report.predictions, batch.labels, batch.mask)
+        assert (Scorer(*model.snapshot()).predict(inputs) == model.predict(inputs)).all()
+        return found.figures()["like"]["auc"]  # type: ignore[return-value]
+
+    assert auc() > auc(crossed=()) + 0.02
+    assert auc(crossed=(("user", "kinds"),)) == auc()
+    with pytest.raises(ValueError, match="no bag is called 'kind'"):
+        auc(crossed=(("user", "kind"),))
+
+
+def test_crossed_rows_can_learn_alone(small: SimpleNamespace) -> None:
+    one = small.trainer(network=NetworkConfig(), train_only=("embedding.user*seen",))
+    before = one.predict(small.batch(0).inputs)
+    one.step(small.batch(0))
+    rows, tables = len(one.predictor.embedding), len(one.predictor.network.layout.tables)
+    seen = small.batch(0).inputs
+    pairs = {(u, i) for u, *items in seen.keys[:, [0, 2, 3, 4, 5]].tolist() for i in items if i}
+    assert tables == 3 and rows == len(pairs) + tables
+    assert (one.predict(small.batch(0).inputs) != before).any()

@@ -55,3 +55,14 @@ def test_regression_labels_and_values_are_each_others_inverse(small: SimpleNames
     assert prior.values(linked)[:, 4] == pytest.approx(labels[:, 2], rel=1e-5)
     far, _ = prior.standard(np.full((2, 3), 1e9, np.float32), np.ones((2, 3), bool))
     assert far[0, 2] == 8
+
+
+def test_a_regression_is_predicted_within_the_labels_seen(small: SimpleNamespace) -> None:
+    prior, labels, mask = taught(small)
+    seen = labels[mask[:, 2], 2]
+    linked = np.zeros((2, 5), np.float32)
+    linked[:, 4] = -50, 50
+    assert prior.values(linked)[:, 4].tolist() == [seen.min(), seen.max()]
+    again = LabelPrior(prior.objective)
+    again.load(prior.state())
+    assert (again.values(linked) == prior.values(linked)).all()

@@ -116,7 +116,9 @@ def test_a_task_without_labels_has_no_loss_and_leaves_the_others_alone(
     assert np.isfinite(report.loss[1:]).all() and report.finite
 
 
-@pytest.mark.parametrize("what", ["dense", "weights", "label", "class", "huge label"])
+@pytest.mark.parametrize(
+    "what", ["dense", "weights", "label", "class", "half a class", "click of 2", "huge label"]
+)
 def test_a_step_that_is_not_finite_changes_nothing(small: SimpleNamespace, what: str) -> None:
     model, data = run(small, small.trainer(), range(3)), small.batch(3)
     data.mask[:] = True
@@ -130,6 +132,10 @@ def test_a_step_that_is_not_finite_changes_nothing(small: SimpleNamespace, what:
             data.labels[5, 2] = np.nan
         case "class":
             data.labels[5, 1] = 3
+        case "half a class":
+            data.labels[5, 1] = 0.5
+        case "click of 2":
+            data.labels[5, 0] = 2
         case "huge label":
             data.labels[5, 2] = np.inf
     before = model.state_hash()
