@@ -27,6 +27,8 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from streaming.failpoint import failpoint
+from streaming.holder import by
 from streaming.manifest import RegistryError
 from streaming.redis_registry import without_password
 from streaming.registry import RegistryUnavailable
@@ -86,7 +88,7 @@ class Lease:
         self._lost = ""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="freshet-lease", daemon=True)
-        self._holder = json.dumps(
+        self.holder = json.dumps(
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
@@ -116,10 +118,11 @@ class Lease:
         while not stop.is_set():
             with self._talking():
                 answer = self._redis.eval(
-                    _TAKE, 2, *self._keys, self._holder, self._ttl_ms, least_epoch
+                    _TAKE, 2, *self._keys, self.holder, self._ttl_ms, least_epoch
                 )
             if answer[0] == b"taken":
                 self.epoch = int(answer[1])
+                failpoint("lease.taken")
                 self._thread.start()
                 return self.epoch
             holder, left_ms = answer[1], int(answer[2])
@@ -146,7 +149,8 @@ class Lease:
         if self._thread.ident is not None:
             self._thread.join()
             try:
-                self._redis.eval(_RELEASE, 1, self._keys[0], self._holder)
+                self._redis.eval(_RELEASE, 1, self._keys[0], self.holder)
+                failpoint("lease.released")
             except redis.RedisError as error:
                 log.warning("lease not given back, it will run out: %s", error)
         self._redis.close()
@@ -169,7 +173,7 @@ class Lease:
                 return
             try:
                 other = self._redis.eval(
-                    _RENEW, 2, *self._keys, self._holder, self._ttl_ms, self.epoch
+                    _RENEW, 2, *self._keys, self.holder, self._ttl_ms, self.epoch
                 )
             except redis.RedisError as error:
                 if self.answering:
@@ -192,12 +196,3 @@ class Lease:
         except redis.RedisError as error:
             text = f"lease at {self._where}: {type(error).__name__}: {error}"
             raise RegistryUnavailable(text) from error
-
-
-def by(holder: bytes) -> str:
-    """Who that is, for people."""
-    try:
-        says = json.loads(holder)
-        return f"pid {says['pid']} on {says['host']}, since {says['since']}"
-    except (ValueError, TypeError, KeyError):
-        return repr(holder)

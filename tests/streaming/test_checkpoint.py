@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from streaming.checkpoint import Checkpoints
+from model.keyed import Rows
+from streaming.checkpoint import MOST_LINKS, Checkpoints
+from streaming.checkpoint_files import chain, size_of
 from streaming.tree import flatten, unflatten
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -332,7 +334,113 @@ def test_kills_in_the_middle_of_saving_never_lose_a_checkpoint_that_was_announce
 def test_manifest_names_every_file_with_size_and_digest(tmp_path):
     path = Checkpoints(tmp_path).save(TREE, 4, 9)
     manifest = json.loads((path / "manifest.json").read_text())
-    assert (manifest["format"], manifest["epoch"], manifest["step"]) == (1, 4, 9)
+    assert (manifest["format"], manifest["epoch"], manifest["step"]) == (2, 4, 9)
     for name, file in manifest["files"].items():
         assert (path / name).stat().st_size == file["size"]
     assert sorted(p.name for p in path.iterdir()) == sorted([*manifest["files"], "manifest.json"])
+
+
+def table(keys, value, whole=False, gone=()) -> dict:
+    keys = np.array(keys, np.int64)
+    arrays = {"keys": keys, "rows": np.full((len(keys), 50), value, np.float32)}
+    rows = Rows(arrays, whole, np.array(gone, np.int64), {"clock": np.array([value])})
+    return {"deep": {"rows": rows}, "n": value}
+
+
+def test_what_changed_is_put_together_with_what_it_builds_on(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    whole = checkpoints.save(table([5, 1, 3], 0, whole=True), 1, 1)
+    part = checkpoints.save(table([9, 3], 1, gone=[5]), 1, 2)
+    tree = Checkpoints(tmp_path).newest().tree
+    rows = tree["deep"]["rows"]
+    assert rows["keys"].tolist() == [1, 3, 9]
+    assert rows["rows"][:, 0].tolist() == [0, 1, 1]
+    assert (rows["clock"].tolist(), tree["n"]) == ([1], 1)
+    sizes = [(path / "state.safetensors").stat().st_size for path in (whole, part)]
+    assert sizes[1] < sizes[0], "it holds more than what changed"
+
+
+def test_a_chain_is_bounded_and_what_a_kept_one_builds_on_stays(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(table(range(1000), 0, whole=True), 1, 0)
+    most, expected = 0, np.zeros(1000)
+    for step in range(1, 2 * MOST_LINKS):
+        key = step * 7 % 1000
+        checkpoints.save(table([key], step), 1, step)
+        expected[key] = step
+        most = max(most, len(list(tmp_path.iterdir())))
+        rows = Checkpoints(tmp_path).newest().tree["deep"]["rows"]
+        assert rows["rows"][:, 0].tolist() == expected.tolist()
+    assert most <= MOST_LINKS + 1
+    for step in range(100, 110):
+        last = checkpoints.save(table(range(700), step), 1, step)
+        *parts, whole = map(size_of, chain(last))
+        assert sum(parts[1:]) <= whole, "what changed has come to more than the whole"
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "lose", "swap"])
+def test_one_that_builds_on_a_damaged_one_is_refused_with_the_reason(tmp_path, caplog, harm):
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    first = checkpoints.save(table([1], 1, whole=True), 1, 1)
+    base = checkpoints.save(table([2], 2), 1, 2)
+    checkpoints.save(table([3], 3), 1, 3)
+    if harm == "swap":  # whole in itself, but not what the next one was written after
+        other = Checkpoints(tmp_path / "other").save(table([7], 7, whole=True), 1, 2)
+        base.rename(tmp_path / "away")
+        other.rename(base)
+    else:
+        file = base / "state.safetensors"
+        {"flip": lambda: flip(file, 4000), "cut": lambda: cut(file), "lose": file.unlink}[harm]()
+    newest = Checkpoints(tmp_path).newest()
+    assert newest.path == (base if harm == "swap" else first)
+    assert "epoch-000001.step-000000000003 refused" in caplog.messages[0]
+    assert base.name in caplog.messages[0]
+
+
+def test_of_the_same_step_again_it_is_whole_and_replaces_what_it_builds_on(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(table([1, 2], 1, whole=True), 1, 5)
+    checkpoints.save(table([2], 2), 1, 5)
+    tree = Checkpoints(tmp_path).newest().tree
+    assert tree["deep"]["rows"]["rows"][:, 0].tolist() == [1, 2]
+
+
+def test_a_newer_format_is_refused_with_the_reason_and_the_one_before_is_used(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(TREE, 1, 1)
+    manifest = checkpoints.save(TREE, 1, 2) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format":2', '"format":3'))
+    assert Checkpoints(tmp_path).newest().step == 1
+    assert "of format 3, expected 2" in caplog.text
+
+
+def test_half_renamed_the_one_before_is_used_and_the_next_one_is_whole(tmp_path):
+    """As a machine that went down between setting the old one aside and the rename leaves it."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(TREE, 1, 1)
+    path = checkpoints.save(TREE, 1, 2)
+    path.rename(tmp_path / f".removing-{path.name}")
+    again = Checkpoints(tmp_path)
+    assert again.newest().step == 1
+    again.save({"n": 3}, 2, 3)
+    assert again.newest().tree == {"n": 3}
+    assert not list(tmp_path.glob(".removing-*"))
+
+
+def test_what_an_epoch_adds_after_its_time_is_not_taken_for_the_newest(tmp_path, caplog):
+    zombie, later = Checkpoints(tmp_path), Checkpoints(tmp_path)
+    zombie.begin(1)
+    zombie.save({"n": 1}, 1, 10)
+    assert later.newest().step == 10
+    later.begin(2)
+    others = tmp_path / ".saving-epoch-000002.step-000000000011"
+    others.mkdir()
+    for step in (11, 12, 13):
+        zombie.save({"n": 2}, 1, step)
+    assert Checkpoints(tmp_path).newest().tree == {"n": 1}
+    assert "after epoch 2 had begun" in caplog.text
+    assert others.is_dir(), "the zombie removed what was not its own"
+    later.save({"n": 3}, 2, 11)
+    assert Checkpoints(tmp_path).newest().tree == {"n": 3}
+    Checkpoints(tmp_path).begin(7)
+    assert Checkpoints(tmp_path).last_epoch() == 7

@@ -14,7 +14,7 @@ import redis
 from streaming.bundled import bundled_redis
 from streaming.lease import Lease, LeaseLost, LeaseTaken
 from streaming.leased import LeasedCheckpoints, LeasedRegistry
-from streaming.registry import RegistryUnavailable
+from streaming.registry import RegistryUnavailable, StalePublication
 
 KEYS = ("freshet:{shop}:live:lease", "freshet:{shop}:live:epoch")
 TTL_S = 1.0
@@ -144,6 +144,19 @@ def test_nothing_is_published_or_kept_once_it_is_lost(redis_client, redis_url, t
         latest, newest = registry.latest(), checkpoints.newest()
         assert latest is not None and latest.version == 1
         assert newest is not None and newest.step == 1
+        registry.close()
+
+
+def test_nothing_is_published_past_another_that_a_redis_that_forgot_let_in(redis_client, redis_url):
+    """Before the thread that renews has seen it: as one stopped in the middle wakes up."""
+    with lease(redis_url, ttl_s=60) as one:
+        take(one, least=4)
+        registry = LeasedRegistry(redis_url, "shop", one)
+        redis_client.flushall()
+        redis_client.set(KEYS[0], "another, of epoch 1")
+        with pytest.raises(StalePublication, match="another, of epoch 1"):
+            registry.publish(b"a model", 9, one.epoch, {})
+        assert registry.latest() is None
         registry.close()
 
 
