@@ -10,15 +10,19 @@ from dataclasses import replace
 import pytest
 
 from streaming.manifest import CHUNK_BYTES, assemble, split
+from streaming.memory_registry import MemoryRegistry
 from streaming.redis_registry import RedisRegistry
 from streaming.registry import (
+    Base,
+    BaseMissing,
     CorruptSnapshot,
     Manifest,
-    MemoryRegistry,
+    NoSuchVersion,
+    Pointer,
     PublicationConflict,
+    Published,
     Registry,
     StalePublication,
-    expired,
 )
 
 Make = Callable[..., Registry]
@@ -100,7 +104,7 @@ def test_the_same_version_again_changes_nothing(registry):
 def test_the_same_version_with_other_bytes_is_a_conflict_that_changes_nothing(registry):
     registry.publish(b"one", 10, 1, {})
     for epoch in (1, 2):
-        with pytest.raises(PublicationConflict, match="version 10 is there with SHA-256 7692c3"):
+        with pytest.raises(PublicationConflict, match="version 10 is there with content 7692c3"):
             registry.publish(b"two", 10, epoch, {})
     assert registry.fetch(registry.latest()) == b"one"
     assert registry.latest().order == (1, 10)
@@ -166,11 +170,188 @@ def test_the_version_that_the_pointer_names_is_always_kept(make):
     assert registry.latest().order == (4, 5)
 
 
-def test_expired_are_all_but_the_last_few_and_the_pointers():
-    manifests = [Manifest(version, 1, 1, "a" * 64, ("a" * 64,), {}) for version in range(5)]
-    assert [m.version for m in expired(manifests, manifests[4], 2)] == [0, 1, 2]
-    assert [m.version for m in expired(manifests, manifests[1], 2)] == [0, 2]
-    assert expired(manifests, manifests[1], 9) == []
+def delta(registry: Registry, version: int, base: int, epoch: int = 1, **more) -> Published:
+    """Publishes a version on another; the content of version 20 is `c20`."""
+    on, data = Base(base, f"c{base}"), b"from %d to %d" % (base, version)
+    return registry.publish(data, version, epoch, {}, base=on, content=f"c{version}", **more)
+
+
+def full(registry: Registry, version: int, epoch: int = 1, **more) -> Published:
+    data = b"all of %d" % version
+    return registry.publish(data, version, epoch, {}, content=f"c{version}", **more)
+
+
+def steps(registry: Registry, version: int, have: int | None = None) -> list[bytes]:
+    """What a reader fetches to come to a version."""
+    base = None if have is None else Base(have, f"c{have}")
+    return [registry.fetch(manifest) for manifest in registry.path(version, base)]
+
+
+def test_a_delta_leads_from_its_base_or_with_the_full_one_from_nothing(registry):
+    full(registry, 10)
+    assert delta(registry, 20, 10).kind == "delta"
+    delta(registry, 30, 20)
+    assert registry.latest().base == 20 and registry.latest().content == "c30"
+    assert steps(registry, 30) == [b"all of 10", b"from 10 to 20", b"from 20 to 30"]
+    assert steps(registry, 30, have=20) == [b"from 20 to 30"]
+    assert steps(registry, 30, have=10) == [b"from 10 to 20", b"from 20 to 30"]
+    assert steps(registry, 10, have=30) == [b"all of 10"]
+    assert registry.path(30, Base(30, "c30")) == []
+    other = registry.path(30, Base(20, "another"))
+    assert [manifest.version for manifest in other] == [10, 20, 30]
+    with pytest.raises(NoSuchVersion, match="version 40 is not there"):
+        registry.path(40)
+
+
+def test_a_delta_on_what_is_not_there_is_refused(registry):
+    full(registry, 10)
+    for base in (Base(9, "c9"), Base(10, "another")):
+        with pytest.raises(BaseMissing, match="version 20 builds on version"):
+            registry.publish(b"delta", 20, 1, {}, base=base, content="c20")
+    assert orders(registry) == [(1, 10)]
+
+
+def test_the_same_content_told_by_other_bytes_is_there_already(registry):
+    full(registry, 10)
+    delta(registry, 20, 10)
+    assert full(registry, 20, epoch=2).new is False
+    assert (registry.latest().kind, registry.latest().order) == ("delta", (2, 20))
+    assert steps(registry, 20) == [b"all of 10", b"from 10 to 20"]
+    with pytest.raises(PublicationConflict, match="version 20 is there with content c20"):
+        registry.publish(b"all of 20", 20, 2, {}, content="another")
+
+
+def test_what_a_kept_delta_builds_on_is_kept(make):
+    registry = make(keep=2)
+    full(registry, 10)
+    for version in (20, 30, 40, 50):
+        delta(registry, version, version - 10)
+    assert [v for _, v in orders(registry)] == [10, 20, 30, 40, 50]
+    full(registry, 60)
+    assert [v for _, v in orders(registry)] == [10, 20, 30, 40, 50, 60]
+    delta(registry, 70, 60)
+    assert [v for _, v in orders(registry)] == [60, 70]
+
+
+def test_a_compacted_chain_needs_nothing_below(make):
+    registry = make(keep=2)
+    full(registry, 10)
+    for version in (20, 30, 40):
+        delta(registry, version, version - 10)
+    registry.compacted(30, BIG)
+    assert steps(registry, 40) == [BIG, b"from 30 to 40"]
+    assert steps(registry, 40, have=10) == [b"from %d to %d" % (v, v + 10) for v in (10, 20, 30)]
+    assert registry.retire() == [20, 10]
+    assert steps(registry, 40) == [BIG, b"from 30 to 40"]
+    assert steps(registry, 40, have=10) == [BIG, b"from 30 to 40"]
+    delta(registry, 50, 40)
+    full(registry, 60)
+    full(registry, 70)
+    assert [v for _, v in orders(registry)] == [60, 70]
+    with pytest.raises(NoSuchVersion):
+        registry.compacted(30, b"all of 30")
+
+
+def test_pins_and_what_readers_read_are_kept(make):
+    registry = make(keep=1)
+    full(registry, 10)
+    delta(registry, 20, 10)
+    registry.pin(20, "for the paper")
+    full(registry, 30)
+    registry.reading("one", 30, 60)
+    registry.reading("two", 30, 0)
+    full(registry, 40)
+    assert [v for _, v in orders(registry)] == [10, 20, 30, 40]
+    assert registry.ledger().pins == {20: "for the paper"}
+    registry.unpin(20)
+    registry.reading("one", 40)
+    assert registry.retire() == [30, 20, 10]
+    with pytest.raises(NoSuchVersion):
+        registry.pin(10, "too late")
+
+
+def test_a_candidate_is_served_once_it_is_let(registry):
+    full(registry, 10)
+    delta(registry, 20, 10, live=False)
+    delta(registry, 30, 20, live=False)
+    assert registry.latest().version == 10
+    assert registry.advance(20, 1, "no worse") is True
+    assert registry.latest().version == 20
+    registry.hold(30, "worse")
+    assert registry.advance(30, 1, "no worse") is False
+    assert registry.advance(10, 1, "no worse") is False
+    assert registry.ledger().held == registry.held() == {30: "worse"}
+    delta(registry, 40, 30, epoch=2, live=False)
+    with pytest.raises(StalePublication):
+        registry.advance(40, 1, "no worse")
+    with pytest.raises(NoSuchVersion):
+        registry.advance(50, 2, "no worse")
+    assert registry.advance(40, 2, "no worse") is True
+    assert [move["version"] for move in registry.moves()] == [40, 20, 10]
+    assert registry.moves()[0]["why"] == "no worse"
+
+
+def test_a_roll_back_is_a_new_turn_and_what_it_left_does_not_come_back(registry):
+    full(registry, 10)
+    for version in (20, 30):
+        delta(registry, version, version - 10)
+    before = registry.pointer()
+    pointer = registry.turn_to(10, "it lost clicks")
+    assert pointer == registry.pointer() and pointer.order == (1, 1, 10)
+    assert registry.wait(before.order, 0).order == (1, 1, 10)
+    assert delta(registry, 20, 10, epoch=2).new is False
+    assert delta(registry, 30, 20, epoch=2).new is False
+    assert registry.latest().version == 10
+    delta(registry, 40, 30, epoch=2)
+    assert registry.pointer().order == (1, 2, 40)
+    assert registry.ledger().held == {20: "it lost clicks", 30: "it lost clicks"}
+    assert registry.turn_to(30, "it was not that").order == (2, 2, 30)
+    assert 30 not in registry.ledger().held
+    with pytest.raises(NoSuchVersion):
+        registry.turn_to(50, "where to?")
+
+
+def test_a_candidate_is_given_to_a_share_until_it_is_held_or_the_pointer_turns(make):
+    registry = make()
+    assert registry.trial() is None
+    registry.publish(b"one", 10, 1, {})
+    for version in (20, 30):
+        registry.publish(b"two%d" % version, version, 1, {}, live=False)
+    assert registry.give(20, 0.25, 1) and registry.latest().version == 10
+    trial = registry.trial()
+    assert (trial.manifest.version, trial.share) == (20, 0.25)
+    assert registry.give(30, 0.5, 1) and registry.trial().manifest.version == 30
+    registry.hold(30, "worse")
+    assert registry.trial() is None and not registry.give(30, 0.5, 1)
+    assert registry.give(20, 0.25, 1)
+    registry.turn_to(10, "back")
+    assert registry.trial() is None
+    registry.turn_to(10, "for the holidays", pin=True)
+    assert not registry.give(20, 0.25, 1)
+    registry.unpin(10)
+    with pytest.raises(NoSuchVersion):
+        registry.give(40, 0.25, 1)
+    registry.publish(b"five", 50, 2, {}, live=False)
+    assert registry.give(50, 0.25, 2)
+    with pytest.raises(StalePublication):
+        registry.give(None, 0.0, 1)
+    assert registry.give(None, 0.0, 2) and registry.trial() is None
+
+
+def test_a_pinned_pointer_stays_until_it_is_unpinned(make):
+    registry = make(keep=1)
+    full(registry, 10)
+    full(registry, 20)
+    full(registry, 30)
+    registry.turn_to(30, "for the holidays", pin=True)
+    full(registry, 40)
+    full(registry, 50)
+    assert registry.pointer().pinned and registry.latest().version == 30
+    assert registry.advance(50, 1, "no worse") is False
+    assert registry.ledger().held == {}
+    registry.unpin(30)
+    assert registry.advance(50, 1, "no worse") is True
+    assert registry.pointer().order == (1, 1, 50)
 
 
 def test_a_version_that_is_gone_is_missing(make):
@@ -206,21 +387,21 @@ def test_chunks_in_another_order_are_not_the_whole(registry):
 
 def test_wait_returns_at_once_what_is_there(registry):
     registry.publish(b"v10", 10, 2, {})
-    assert registry.wait(None, 0).order == (2, 10)
-    assert registry.wait((2, 9), 0).order == (2, 10)
-    assert registry.wait((1, 99), 0).order == (2, 10)
-    assert registry.wait((2, 10), 0) is None
-    assert registry.wait((3, 1), 0) is None
+    assert registry.wait(None, 0).order == (0, 2, 10)
+    assert registry.wait((0, 2, 9), 0).order == (0, 2, 10)
+    assert registry.wait((0, 1, 99), 0).order == (0, 2, 10)
+    assert registry.wait((0, 2, 10), 0) is None
+    assert registry.wait((0, 3, 1), 0) is None
 
 
 def test_wait_ends_when_a_version_comes(registry):
     registry.publish(b"v10", 10, 1, {})
-    seen: list[Manifest | None] = []
-    waiting = threading.Thread(target=lambda: seen.append(registry.wait((1, 10), 30)))
+    seen: list[Pointer | None] = []
+    waiting = threading.Thread(target=lambda: seen.append(registry.wait((0, 1, 10), 30)))
     waiting.start()
     registry.publish(b"v11", 11, 1, {})
     waiting.join(10)
-    assert seen[0].order == (1, 11)
+    assert seen[0].order == (0, 1, 11)
 
 
 def test_a_cleared_registry_begins_again(registry):
@@ -267,6 +448,10 @@ def test_text_that_is_no_manifest_is_refused(text):
 @pytest.mark.parametrize(
     "change",
     [
+        {"kind": "delta", "base": 1, "base_content": "c1"},
+        {"kind": "delta", "base": 0},
+        {"base": 0, "base_content": "c0"},
+        {"content": 1},
         {"version": -1},
         {"epoch": 1.5},
         {"size": 5 << 20},

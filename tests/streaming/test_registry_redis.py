@@ -15,12 +15,14 @@ import redis
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from redis_server import RedisServer, free_port
 
 from streaming.bundled import bundled_redis
+from streaming.manifest import Base
+from streaming.memory_registry import MemoryRegistry
 from streaming.redis_registry import RedisRegistry, without_password
 from streaming.registry import (
     CorruptSnapshot,
-    MemoryRegistry,
     PublicationConflict,
     RegistryError,
     RegistryUnavailable,
@@ -64,7 +66,7 @@ def crc16_slot(key: bytes) -> int:
 def test_all_keys_of_an_application_lie_in_one_slot(client, registry):
     registry.publish(BIG, 1, 1, {})
     keys = keys_of(client, registry)
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert len({crc16_slot(key) for key in keys}) == 1
     assert all(key.startswith(b"freshet:{shop}:test-") for key in keys)
 
@@ -76,7 +78,7 @@ def test_chunks_are_kept_for_good_once_published(client, registry):
 
 def cut_short_after_the_upload(registry, client, monkeypatch):
     def killed(keys, values):
-        if all(map(client.exists, keys[2:])):
+        if all(map(client.exists, keys[6:])):
             raise KeyboardInterrupt
         return [b"missing", 0]
 
@@ -122,7 +124,8 @@ def test_removal_is_refused_for_the_pointers_version_and_for_one_that_came_back(
     registry.publish(b"v10", 10, 2, {})
     latest = registry.latest()
     for manifest in (old, latest):
-        keys = [*registry._keys, *registry._chunks(manifest)]
+        names = ("pointer", "manifests", "fulls", "bases", "pins", "readers")
+        keys = [*(getattr(registry, f"_{name}") for name in names), *registry._chunks(manifest)]
         assert registry._remove(keys, [manifest.version, manifest.to_json()]) == 0
         assert registry.fetch(manifest) == b"v%d" % manifest.version
 
@@ -131,7 +134,7 @@ def test_a_version_that_is_retired_leaves_no_key(client, redis_url):
     registry = RedisRegistry(redis_url, "shop", f"test-{next(numbers)}", keep=1)
     registry.publish(BIG, 1, 1, {})
     registry.publish(b"two", 2, 1, {})
-    assert len(keys_of(client, registry)) == 3
+    assert len(keys_of(client, registry)) == 4
     registry.clear()
     assert keys_of(client, registry) == []
 
@@ -156,7 +159,7 @@ def test_a_lost_chunk_is_named_and_comes_back_with_the_next_publication(client, 
 
 def test_a_manifest_that_was_changed_is_refused(client, registry):
     registry.publish(BIG, 1, 1, {})
-    client.hset(registry._keys[0], "manifest", b"{}")
+    client.hset(registry._pointer, "manifest", b"{}")
     with pytest.raises(CorruptSnapshot, match="not a manifest"):
         registry.latest()
 
@@ -256,17 +259,18 @@ def test_readers_only_ever_see_whole_versions_while_versions_come_and_go(redis_u
 
     def read():
         after = None
-        while not done.is_set() or after != (1, 59):
-            manifest = reader.wait(after, 5)
+        while not done.is_set() or after != (0, 1, 59):
+            pointer = reader.wait(after, 5)
+            manifest = pointer.manifest
             try:
                 assert set(reader.fetch(manifest)) == {manifest.version}
             except CorruptSnapshot:
                 assert reader.latest().version >= manifest.version + 4, "not retired, yet missing"
-            after = manifest.order
+            after = pointer.order
         return after
 
     results = race(write, read)
-    assert results[1] == (1, 59)
+    assert results[1] == (0, 1, 59)
     writer.clear()
 
 
@@ -274,28 +278,28 @@ def test_pubsub_wakes_a_reader_before_it_would_poll(redis_url, registry, client,
     monkeypatch.setattr("streaming.redis_registry._POLL_S", 60)
     registry.publish(b"one", 1, 1, {})
     seen = []
-    waiting = threading.Thread(target=lambda: seen.append(registry.wait((1, 1), 60)))
+    waiting = threading.Thread(target=lambda: seen.append(registry.wait((0, 1, 1), 60)))
     waiting.start()
     while not client.pubsub_numsub(registry._wake)[0][1]:
         pass
     registry.publish(b"two", 2, 1, {})
     waiting.join(20)
-    assert seen and seen[0].order == (1, 2)
+    assert seen and seen[0].order == (0, 1, 2)
 
 
 def test_a_pointer_that_moved_without_a_wake_is_still_seen(client, registry, monkeypatch):
     monkeypatch.setattr("streaming.redis_registry._POLL_S", 0.01)
     registry.publish(b"two", 2, 1, {})
-    after = client.hgetall(registry._keys[0])
-    client.delete(registry._keys[0])
+    after = client.hgetall(registry._pointer)
+    client.delete(registry._pointer)
     seen = []
     waiting = threading.Thread(target=lambda: seen.append(registry.wait(None, 30)))
     waiting.start()
     while not client.pubsub_numsub(registry._wake)[0][1]:
         pass
-    client.hset(registry._keys[0], mapping=after)
+    client.hset(registry._pointer, mapping=after)
     waiting.join(20)
-    assert seen[0].order == (1, 2)
+    assert seen[0].order == (0, 1, 2)
 
 
 class Twins(RuleBasedStateMachine):
@@ -452,3 +456,45 @@ def test_a_bundled_redis_that_cannot_start_says_why(tmp_path, monkeypatch):
     (tmp_path / "redis.rdb").write_bytes(b"not a database")
     with pytest.raises(RuntimeError, match=r"(?s)bundled Redis does not answer.*Wrong signature"):
         bundled_redis(tmp_path)
+
+
+def test_a_redis_that_lost_its_data_goes_on_in_the_turn_that_its_publisher_knows(client, registry):
+    registry.publish(b"v1", 1, 1, {})
+    registry.publish(b"v2", 2, 1, {})
+    before = registry.turn_to(1, "worse")
+    registry.publish(b"v3", 3, 1, {}, live=False)
+    client.delete(*keys_of(client, registry))
+    registry.publish(b"v4", 4, 1, {})
+    assert registry.wait(before.order, 0).order == (1, 1, 4)
+
+
+@pytest.mark.parametrize("kind", ["cluster", "acl"])
+def test_it_works_on_a_cluster_and_for_a_user_with_these_rights_only(kind, tmp_path):
+    cluster = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    with RedisServer(tmp_path / "redis", cluster * (kind == "cluster")) as own:
+        url = own.url
+        if kind == "cluster":
+            own.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            while b"cluster_state:ok" not in own.client.execute_command("CLUSTER", "INFO"):
+                pass
+        else:
+            own.client.acl_setuser(
+                "shop", enabled=True, passwords=["+s3cret"], reset=True,
+                keys=["freshet:{shop}:*"], channels=["freshet:{shop}:*"],
+                categories=["+@read", "+@write", "+@scripting", "+@pubsub", "+@connection"],
+                commands=["-@dangerous", "+time"],
+            )  # fmt: skip
+            url = url.replace("redis://", "redis://shop:s3cret@")
+        registry = RedisRegistry(url, "shop", keep=1)
+        registry.publish(BIG, 1, 1, {}, content="c1")
+        registry.publish(b"delta", 2, 1, {}, base=Base(1, "c1"), content="c2")
+        registry.compacted(2, BIG)
+        registry.reading("one", 2)
+        registry.pin(2, "kept")
+        assert [registry.fetch(m) for m in registry.path(2, Base(1, "c1"))] == [b"delta"]
+        registry.publish(b"full", 3, 1, {}, live=False)
+        assert registry.advance(3, 1, "no worse") and registry.turn_to(2, "worse").turn == 1
+        assert registry.wait((0, 1, 3), 1).order == (1, 1, 2)
+        assert registry.retire() == [] and [m.version for m in registry.versions()] == [2, 3]
+        registry.clear()
+        registry.close()
