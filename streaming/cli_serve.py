@@ -10,7 +10,7 @@ from threading import Event
 
 import click
 
-from streaming.cli_config import configured, with_config
+from streaming.cli_config import configured, with_broker, with_config
 
 
 @click.command()
@@ -22,7 +22,7 @@ from streaming.cli_config import configured, with_config
     type=click.IntRange(0, 65_535),
     help="Of serve.host, instead of serve.port; 0 for a free one.",
 )
-@click.option("--broker", metavar="HOST:PORT", help="Kafka, instead of kafka.bootstrap.")
+@with_broker
 @click.option(
     "--redis", metavar="URL", help="Of the features and the versions, instead of redis.url."
 )
@@ -39,7 +39,8 @@ def serve(
     \b
     POST /v1/rank      {"user": 7, "candidates": [1, 2], "context": {...}, "k": 2}
     POST /v1/feedback  {"impression": "...", "user": 7, "item": 2, "kind": "click"}
-    GET  /readyz, /healthz, /metrics, and a page at /
+    GET  /v1/explain/REQUEST   why a ranking was so, by its X-Request-Id
+    GET  /openapi.json, /readyz, /healthz, /metrics, and a page at /
 
     Features come from the store that `freshet ingest` fills; what is shown, and what is told, goes
     to Kafka with the features that it was scored with. While Kafka is away, ranking goes on, and

@@ -59,6 +59,10 @@ def candidate_events(codec: Codec, asked: Any, time_ms: int) -> Events:
         column += size
     for column, name in enumerate(codec.dense_fields):
         floats[:, column] = _values(asked, name)
+    column = len(codec.dense_fields)
+    for field in schema.grids:
+        floats[:, column : column + field.numbers] = _values(asked, field.name)
+        column += field.numbers
     times = np.full(n, time_ms, np.int64)
     nothing = np.zeros(n, np.int64)
     return Events(
@@ -74,19 +78,23 @@ def _values(asked: Any, name: str) -> list[Any]:
     return [getattr(asked.context, name)] if each is UNSET else each
 
 
-def field_values(codec: Codec, asked: Any, row: int) -> dict[str, Any]:
-    """The fields of one candidate's impression, as they were given."""
+def field_values(codec: Codec, asked: Any) -> Callable[[int], dict[str, Any]]:
+    """A row's number -> the fields of its candidate's impression, as they were given."""
     schema = codec.schema
-    out = {}
+    shared: dict[str, Any] = {}
+    each: dict[str, list[Any]] = {}
     for field in schema.fields:
         if field.name == schema.user:
-            out[field.name] = asked.user
+            shared[field.name] = asked.user
         elif field.name == schema.item:
-            out[field.name] = asked.candidates[row]
+            each[field.name] = asked.candidates
         else:
             values = _values(asked, field.name)
-            out[field.name] = values[row if len(values) > 1 else 0]
-    return out
+            if getattr(asked.candidate_fields, field.name) is UNSET:
+                shared[field.name] = values[0]
+            else:
+                each[field.name] = values
+    return lambda row: shared | {name: values[row] for name, values in each.items()}
 
 
 def logged_features(windows: Windows, user: int, inputs: Inputs) -> Callable[[int], Features]:
@@ -102,7 +110,7 @@ def logged_features(windows: Windows, user: int, inputs: Inputs) -> Callable[[in
             items = history.columns["item"][at, : history.columns["used"][at]].tolist()
 
     def of_row(row: int) -> Features:
-        dense = inputs.dense[row, len(codec.dense_fields) :].tolist()
+        dense = inputs.dense[row, codec.raw_columns :].tolist()
         weights = inputs.weights[row, codec.raw_slots :][: len(items)].tolist()
         return Features(dense, items, weights)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
 _REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _FRESH_S = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
@@ -19,6 +20,10 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "freshet_request_seconds", "Time to answer.", ["route"],
+            buckets=_REQUEST_S, registry=registry,
+        )  # fmt: skip
+        self.wait_seconds = Histogram(
+            "freshet_request_wait_seconds", "Time until a request's turn.", ["route"],
             buckets=_REQUEST_S, registry=registry,
         )  # fmt: skip
         self.candidates = Counter(
@@ -44,12 +49,31 @@ class Metrics:
             "freshet_label_to_served_seconds", "Label closed to a version that learned it.",
             buckets=_FRESH_S, registry=registry,
         )  # fmt: skip
+        self.fresh_leg = Histogram(
+            "freshet_freshness_leg_seconds", "A leg of the way of what a version learned.", ["leg"],
+            buckets=_FRESH_S, registry=registry,
+        )  # fmt: skip
         self.age = Gauge(
             "freshet_version_age_seconds", "Since the version was loaded.", registry=registry
+        )
+        self.registry_away = Gauge(
+            "freshet_registry_away_seconds", "Since the registry answered last.", registry=registry
         )
         self.buffer = Gauge(
             "freshet_log_buffer_events", "Events that wait for the log.", registry=registry
         )
+        self.shadowed = Counter(
+            "freshet_shadow_rankings", "Rankings for a shadow to score.", ["result"],
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_overlap = Histogram(
+            "freshet_shadow_overlap", "Share of what was shown that a shadow would have shown.",
+            buckets=_SHARES, registry=registry,
+        )  # fmt: skip
+        self.shadow_difference = Summary(
+            "freshet_shadow_difference", "A shadow's prediction from the served one.", ["task"],
+            registry=registry,
+        )  # fmt: skip
         self.store_seconds = Histogram(
             "freshet_store_seconds", "Time of a call to the feature store.", ["operation"],
             buckets=_REQUEST_S, registry=registry,

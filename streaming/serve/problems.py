@@ -23,11 +23,15 @@ TITLES = {
     "malformed": "The body can't be read as JSON",
     "too-slow": "The body took too long",
     "invalid": "A field of the request is not valid",
+    "no-token": "The request has no token, or not the right one",
+    "forbidden": "The server does not do this",
     "not-found": "There is no such resource",
     "method-not-allowed": "The resource has no such method",
     "too-large": "The body is too large",
     "media-type": "The body has to be JSON",
     "not-ready": "No version of the model is loaded yet",
+    "draining": "The server is about to stop",
+    "too-many": "The client has too many requests at hand",
     "overloaded": "Too many requests are waiting",
     "log-unavailable": "The event log takes no events",
     "features-unavailable": "The feature store does not answer",
@@ -45,28 +49,39 @@ class Problem(Exception):
         self.status, self.kind, self.detail, self.pointer = status, kind, detail, pointer
 
 
-def document(problem: Problem) -> dict[str, Any]:
-    """The problem as JSON: type, title, status, detail and, where a field is to blame, pointer."""
+def document(problem: Problem, request: str = "") -> dict[str, Any]:
+    """The problem as JSON: type, title, status, detail and, where a field is to blame, pointer;
+    `request` is the request's id."""
     body: dict[str, Any] = {
         "type": f"urn:freshet:problem:{problem.kind}",
         "title": TITLES[problem.kind],
         "status": problem.status,
         "detail": problem.detail,
     }
-    return body | ({"pointer": problem.pointer} if problem.pointer else {})
+    if problem.pointer:
+        body["pointer"] = problem.pointer
+    return body | ({"instance": f"urn:freshet:request:{request}"} if request else {})
 
 
-def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+def answer(problem: Problem, headers: dict[str, str] | None = None, request: str = "") -> Response:
     headers = {**SAFETY, **(headers or {})}
-    if problem.status == 503:
+    if request:
+        headers["X-Request-Id"] = request
+    if problem.status in (429, 503):
         headers["Retry-After"] = "1"
-    content = msgspec.json.encode(document(problem))
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    content = msgspec.json.encode(document(problem, request))
     return Response(content, problem.status, headers, media_type="application/problem+json")
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return answer(error)
+    return answer(error, request=_id(request))
+
+
+def _id(request: Request) -> str:
+    return getattr(request.state, "id", "")
 
 
 async def on_http(request: Request, error: Exception) -> Response:
@@ -79,5 +94,12 @@ async def on_http(request: Request, error: Exception) -> Response:
 
 async def on_failure(request: Request, error: Exception) -> Response:
     """What nobody expected: logged here, and not told."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return answer(Problem(500, "internal", "an error that is written in the server's log"))
+    log.error(
+        "%s %s failed",
+        request.method,
+        request.url.path,
+        exc_info=error,
+        extra={"request": _id(request)},
+    )
+    problem = Problem(500, "internal", "an error that is written in the server's log")
+    return answer(problem, request=_id(request))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import zlib
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import ClientDisconnect, Request
 
-from features.events import Id
+from features.events import Id, numbers_of
 from model.schema import Schema, nearest
 from streaming.serve.problems import Problem
 
@@ -20,6 +21,7 @@ MAX_BODY_BYTES = 1 << 19
 MAX_CANDIDATES = 2_000
 MAX_K = 200
 MAX_DENSE = 3e38
+LEAST_WEIGHT = 1e-30
 MAX_NAME, MAX_SAID = 64, 500
 """Characters of a client's own words in an answer: of a name, and in all."""
 BODY_S = 4.0
@@ -46,10 +48,12 @@ class Requests:
     def __init__(self, schema: Schema) -> None:
         types: dict[str, Any] = {"id": Id, "ids": Annotated[list[Id], Meta(max_length=1000)]}
         self.others = [f for f in schema.fields if f.name not in (schema.user, schema.item)]
-        of = {f.name: types.get(f.kind, float) for f in self.others}
+        of = {f.name: numbers_of(f) if f.shape else types.get(f.kind, float) for f in self.others}
         lists = {n: Annotated[list[t], Meta(max_length=MAX_CANDIDATES)] for n, t in of.items()}  # type: ignore[valid-type]
         self.context_type = _optional("Context", of)
         self.lists_type = _optional("CandidateFields", lists)
+        self.goals = [t.name for t in schema.tasks if t.kind != "multiclass"]
+        self.weights_type = _optional("Weights", dict.fromkeys(self.goals, float))
         self.rank_type: Any = msgspec.defstruct(
             "Rank",
             [
@@ -62,6 +66,7 @@ class Requests:
                     msgspec.field(default_factory=self.lists_type),
                 ),
                 ("k", Annotated[int, Meta(ge=1, le=MAX_K)], 10),
+                ("weights", self.weights_type | UnsetType, UNSET),
             ],
             forbid_unknown_fields=True,
         )  # fmt: skip
@@ -69,6 +74,7 @@ class Requests:
             "": list(self.rank_type.__struct_fields__),
             "context": list(of),
             "candidate_fields": list(of),
+            "weights": self.goals,
         }
         self._rank = msgspec.json.Decoder(self.rank_type)
         self._feedback = msgspec.json.Decoder(FeedbackBody)
@@ -88,13 +94,20 @@ class Requests:
             if each is not UNSET and len(each) != len(asked.candidates):
                 detail = f"{len(each)} values: expected one a candidate, {len(asked.candidates)}"
                 raise Problem(422, "invalid", detail, f"#/candidate_fields/{field.name}")
-            if field.kind == "dense":
+            if field.kind == "dense" or field.shape:
                 at = f"#/context/{field.name}"
                 for number, value in enumerate([shared] if each is UNSET else each):
-                    if not abs(value) <= MAX_DENSE:
+                    if not all(abs(v) <= MAX_DENSE for v in (value if field.shape else [value])):
+                        value = "a value" if field.shape else value
                         if each is not UNSET:
                             at = f"#/candidate_fields/{field.name}/{number}"
                         raise Problem(422, "invalid", f"{value} is not finite in 32 bits", at)
+        if asked.weights is not UNSET:
+            given = [getattr(asked.weights, name) for name in self.goals]
+            size = sum(abs(weight) for weight in given if weight is not UNSET)
+            if not LEAST_WEIGHT <= size <= MAX_DENSE:
+                detail = "weights are 0 in all, or past 32 bits: expected one of a task at least"
+                raise Problem(422, "invalid", detail, "#/weights")
         return asked
 
     def feedback(self, body: bytes) -> FeedbackBody:
@@ -146,8 +159,9 @@ async def read_json(request: Request) -> bytes:
     said = request.headers.get("content-length", "0")
     if said.isdecimal() and int(said[:20]) > MAX_BODY_BYTES:
         raise too_large
-    if coding := request.headers.get("content-encoding", ""):
-        said = f"content-encoding is {coding[:MAX_NAME]!r}: expected none"
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity", "gzip"):
+        said = f"content-encoding is {coding[:MAX_NAME]!r}: expected gzip, or none"
         raise Problem(415, "media-type", said)
     parts, size = [], 0
     try:
@@ -162,4 +176,19 @@ async def read_json(request: Request) -> bytes:
         raise Problem(408, "too-slow", detail) from None
     except ClientDisconnect:
         raise Problem(400, "malformed", "the body ended early") from None
-    return b"".join(parts)
+    body = b"".join(parts)
+    return _opened(body, too_large) if coding == "gzip" else body
+
+
+def _opened(body: bytes, too_large: Problem) -> bytes:
+    """What is in a gzip file, of which no more than is allowed is opened."""
+    opener = zlib.decompressobj(wbits=31)
+    try:
+        opened = opener.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise Problem(400, "malformed", f"the body is no gzip file: {error}") from None
+    if len(opened) > MAX_BODY_BYTES:
+        raise too_large
+    if not opener.eof or opener.unused_data:
+        raise Problem(400, "malformed", "the body is no whole gzip file, or more than one")
+    return opened

@@ -143,6 +143,20 @@ def test_drift_is_marked_on_the_chart_and_told_with_the_rebalance(page: Page) ->
     expect(page.locator("#news .kind-rebalance").first).to_contain_text("weight of click")
 
 
+def test_an_incident_is_a_card_that_says_what_since_when_what_was_done_and_whether_it_helped(
+    page: Page,
+) -> None:
+    card = page.locator("#incident-1")
+    expect(card.locator("h2")).to_have_text(re.compile("Drift 1: click"))
+    expect(card.locator("dd").nth(0)).to_contain_text(
+        re.compile(r"(loss|label rate|calibration) (up|down)")
+    )
+    expect(card.locator("dd").nth(1)).to_contain_text(re.compile(r"example [\d,]+, seen at [\d,]+"))
+    expect(card.locator("dd").nth(2)).to_contain_text(re.compile(r"weight of click 1\.00 → \d"))
+    expect(card.locator("dd").nth(3)).to_contain_text(re.compile(r"\d+ % of the change is gone"))
+    expect(card.locator(".head b")).to_have_text(re.compile("recovered|settled"))
+
+
 def test_dark_and_narrow_it_fits(page: Page) -> None:
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 380, "height": 800})
