@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from streaming.drift import SIGNALS, DriftEvent, DriftMonitor
+from streaming.detectors import DETECTORS, Rivers, detectors
+from streaming.drift import SIGNALS, DriftEvent, DriftMonitor, Key, Sums
+from streaming.drift_kernels import INCREASE
 
 BATCH = 64
 Batches = list[dict[tuple[str, str], tuple[float, int]]]
@@ -72,6 +74,10 @@ def watch(batches: Batches, monitor: DriftMonitor | None = None) -> list[DriftEv
     return events
 
 
+def kept(monitor: DriftMonitor, signal: str) -> list[float]:
+    return monitor.blocks.of(monitor.keys.index(Key("click", signal))).tolist()
+
+
 def constant(signal: str, means: list[float], count: int = 256) -> Batches:
     return [{("click", signal): (mean, count)} for mean in means]
 
@@ -105,6 +111,70 @@ def test_a_stationary_stream_has_at_most_one_event_in_200_000_examples(seed: int
     )
     together = [a | b | c | d for a, b, c, d in zip(*streams, strict=True)]
     assert len(watch(together, DriftMonitor(["a", "b", "c", "d"]))) <= 1
+
+
+def of_replicates(
+    detector: str, correlation: float, *, count: int, batches: int, rise: float = 0.0
+) -> tuple[list[DriftEvent], float]:
+    """Events of 32 streams of batch means that follow AR(1), each as if it were alone; and how many
+    false ones their budgets allow. Half-way they rise by `rise` of their spreads."""
+    streams, r = 32, np.random.default_rng(0)
+    budget = DriftMonitor.Config().budget
+    config = DriftMonitor.Config(detector=detector, budget=budget // streams)
+    keys = [Key(f"t{n}", "label_rate") for n in range(streams)]
+    monitor = DriftMonitor([], config, keys)
+    values, counts = r.normal(size=streams), np.full(streams, count)
+    events = []
+    for i in range(batches):
+        noise = r.normal(size=streams) * math.sqrt(1 - correlation**2)
+        values = correlation * values + noise
+        shift = rise if i >= batches / 2 else 0.0
+        events += monitor.update(Sums((values + shift) * count, counts), (i + 1) * count, i)
+    return events, streams * batches * count / budget
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_every_detector_stays_within_its_budget_and_sees_a_change(detector: str) -> None:
+    """Without `evidence.asked`, KSWIN and the DDM family raise several times as many."""
+    batches = 600 if detector == "kswin" else 4_000
+    events, allowed = of_replicates(detector, 0.0, count=64, batches=batches)
+    assert len(events) <= allowed
+    events, _ = of_replicates(detector, 0.0, count=64, batches=batches, rise=1.5)
+    true = {e.task for e in events if e.began_example > 63 * batches / 2}
+    assert len(true) >= (20 if detector == "ddm" else 28)  # DDM's limit is wide
+
+
+@pytest.mark.parametrize("detector", ["page_hinkley", "adwin"])
+def test_a_strongly_correlated_stationary_signal_stays_within_its_budget(detector: str) -> None:
+    """With blocks as long as at first ADWIN raises four times as many (`evidence.dependent`)."""
+    events, allowed = of_replicates(detector, 0.95, count=256, batches=8_000)
+    assert len(events) <= allowed / 2
+
+
+def test_page_hinkley_in_columns_is_rivers_bit_for_bit() -> None:
+    config, r = DriftMonitor.Config(allowance=0.3, threshold=8.0), np.random.default_rng(0)
+    ours, rivers = detectors(3, config), Rivers(3, config)
+    places, alarms = np.arange(3), 0
+    for place in places:
+        z = r.normal(size=20)
+        ours.begin(place, z)
+        rivers.begin(place, z)
+    for _ in range(2_000):
+        z = r.normal(size=3)
+        found = ours.update(places, z)
+        assert (found == rivers.update(places, z)).all()
+        alarms += found.sum()
+    assert alarms >= 10
+    one = rivers._detectors[0]
+    assert ours._states[0, INCREASE] == one._sum_increase
+
+
+def test_a_changes_size_comes_with_its_interval_and_its_place() -> None:
+    events, _ = of_replicates("adwin", 0.0, count=64, batches=4_000, rise=1.5)
+    first = [e for e in {e.task: e for e in reversed(events)}.values() if e.segment == ""]
+    assert sum(e.low <= 1.5 <= e.high for e in first) >= 0.8 * len(first)
+    assert all(e.high - e.low < 2 for e in first)
+    assert np.median([abs(e.began_example - 128_000) for e in first]) <= 256
 
 
 def test_the_model_learning_is_no_drift() -> None:
@@ -183,7 +253,7 @@ def test_a_change_too_large_to_move_values_by_leaves_none_that_is_not_finite() -
     monitor = DriftMonitor(["click"], DriftMonitor.Config(warm_up=0, block=1))
     with np.errstate(over="ignore", invalid="ignore"):
         assert watch(batches, monitor) == []
-    assert set(monitor.state()["click"]["loss"]["values"].tolist()) == {-1e308}
+    assert set(kept(monitor, "loss")) == {-1e308}
 
 
 def test_the_first_positives_of_a_task_that_had_none_are_seen() -> None:
@@ -214,17 +284,17 @@ def test_an_overflow_or_one_wild_block_is_no_drift() -> None:
     config = DriftMonitor.Config(warm_up=0)
     monitor = DriftMonitor(["click"], config)
     assert watch(constant("loss", means), monitor) == []
-    assert np.isfinite(monitor.state()["click"]["loss"]["values"]).all()
+    assert np.isfinite(kept(monitor, "loss")).all()
 
 
 def test_batches_of_few_labels_make_one_value_weighted_by_label() -> None:
     monitor = DriftMonitor(["click"], DriftMonitor.Config(warm_up=0, block=100))
     for i, (mean, count) in enumerate([(1.0, 30), (0.0, 60), (0.5, 20), (0.2, 99)]):
         monitor.update({("click", "loss"): (mean, count)}, (i + 1) * BATCH, 0)
-    state = monitor.state()["click"]["loss"]
-    assert state["values"].tolist() == [pytest.approx((30 + 10) / 110)]
+    assert kept(monitor, "loss") == [pytest.approx((30 + 10) / 110)]
+    state = monitor.state()["blocks"]
     assert state["begins"].tolist() == [0]
-    assert (state["count"], state["began"]) == (99, 3 * BATCH)
+    assert (state["count"][0], state["began"][0]) == (99, 3 * BATCH)
 
 
 def test_interrupted_anywhere_it_sees_the_same_events() -> None:
@@ -252,7 +322,7 @@ def test_the_state_does_not_grow() -> None:
     monitor = DriftMonitor(["click"])
     watch(binary(6, 60_000), monitor)
     most = 2 * monitor.config.keep
-    assert all(len(monitor.state()["click"][s]["values"]) < most for s in SIGNALS)
+    assert all(len(kept(monitor, s)) < most for s in SIGNALS)
 
 
 def test_the_order_of_the_signals_does_not_matter() -> None:
@@ -283,6 +353,10 @@ def test_an_event_is_a_plain_row() -> None:
         (lambda: DriftMonitor.Config(threshold=0.0), "threshold is 0.0"),
         (lambda: DriftMonitor.Config(allowance=math.nan), "allowance is nan"),
         (lambda: DriftMonitor.Config(keep=5), "keep is 5"),
+        (lambda: DriftMonitor.Config(detector="adwyn"), "did you mean 'adwin'"),
+        (lambda: DriftMonitor.Config(confidence=1.0), "confidence is 1.0"),
+        (lambda: DriftMonitor.Config(budget=0), "budget is 0"),
+        (lambda: DriftMonitor.Config(evidence=math.inf), "evidence is inf"),
         (lambda: DriftMonitor(["a"]).update({("b", "loss"): (0.1, 1)}, 1, 0), "signals has b/loss"),
         (lambda: DriftMonitor(["a"]).load(DriftMonitor(["b"]).state()), "the state is of tasks"),
     ],
@@ -290,3 +364,28 @@ def test_an_event_is_a_plain_row() -> None:
 def test_a_wrong_setting_is_named(build, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         build()
+
+
+def test_what_is_blind_is_listed_and_raises_nothing() -> None:
+    hour, r = 3_600_000, np.random.default_rng(0)
+    monitor = DriftMonitor(["fine", "still", "bad", "one", "gone", "none"])
+    for i in range(400):
+        noise = float(r.normal() * 0.01)
+        signals = {
+            **{("fine", s): (0.3 + noise, BATCH) for s in SIGNALS},
+            **{("still", s): (0.25, BATCH) for s in SIGNALS},
+            **{("bad", s): (math.nan, BATCH) for s in SIGNALS},
+            **{("one", s): (1.0, BATCH) for s in SIGNALS},
+        }
+        if i < 200:
+            signals |= {("gone", s): (0.3 + noise, BATCH) for s in SIGNALS}
+        assert monitor.update(signals, (i + 1) * BATCH, i * hour // 150) == []
+    why = {(b.task, b.signal): b.why for b in monitor.blind()}
+    assert not any(task == "fine" for task, _ in why)
+    assert {why["still", s] for s in SIGNALS} == {"constant"}
+    assert {why["bad", s] for s in SIGNALS} == {"not finite"}
+    assert why["one", "label_rate"] == "one-sided"
+    assert {why["gone", s] for s in SIGNALS} == {"silent"}
+    assert {why["none", s] for s in SIGNALS} == {"never came"}
+    fresh = DriftMonitor(["fine"])
+    assert fresh.blind() == []
