@@ -5,7 +5,6 @@ Pure, and never read back: a replay of the log makes every decision again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,28 +12,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.task_weights import normalise
+from model.gradient_weighting import Combining
+from model.task_weights import Weighter, normalise
 from streaming.drift import DriftEvent
+from streaming.policies import Levels, faded, followed, lowered, parts, raised
 
-POLICIES = ("none", "boost")
-TASK_MOVES, MOVES = ("weight", "tower_lr"), ("row_lr", "frozen")
-"""What a decision can be about: of one task, and of all."""
-_SETTLED = 0.01  # a multiplier this near 1 is 1
+TASK_MOVES = ("weight", "tower_lr", "tower_keep", "held")
+MOVES = ("row_lr", "gradient", "frozen")
+"""What a decision can be about: of one task, and of all ("held": streaming/early_stopping.py)."""
 _HEAVIEST = 100.0
+_FRESH = 0.25
+"""Gradients are combined for two half-lives."""
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """Multipliers: of task weights [task], of learning rates of towers [task] and of rows."""
+    """Multipliers: of task weights, an operator's and the policy's [task], of learning rates of
+    towers [task] and of rows, and of what a tower's optimiser remembers, at each step [task].
+    `gradient`: whether the tasks' gradients are combined."""
 
-    task_weights: NDArray[np.float64]
+    given: NDArray[np.float64]
+    boosts: NDArray[np.float64]
     tower_lr: NDArray[np.float64]
     row_lr: float
+    tower_keep: NDArray[np.float64]
+    gradient: bool = False
+
+    @property
+    def task_weights(self) -> NDArray[np.float64]:
+        return self.given * self.boosts
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One move: `what` is one of `TASK_MOVES` or `MOVES` ("frozen" is 0 or 1).
+    """One move: `what` is one of `TASK_MOVES` or `MOVES` ("held", "gradient" and "frozen" are 0 or
+    1).
 
     `task` is empty where all tasks share it. `before` and `after` are multipliers.
     """
@@ -52,98 +64,129 @@ class Decision:
 
 
 class Rebalancer:
-    """Policy `boost`: a task that drifted gets more weight and faster rates for a while.
+    """What a policy (streaming/policies.py) makes of drift, an operator's weights, and the freeze.
 
-    Its weight is multiplied by `factor`, the learning rates of its tower and of the embedding rows
-    by `lr_factor` (Adam and AdaGrad all but cancel a constant weight inside a task's own tower).
-    Further events start the boost anew and do not stack, so the factors are also the bounds. The
-    boosts decay to 1 with a half-life of `half_life` examples. Policy `none` moves nothing.
+    A drift makes its task's answer whole; it fades with a half-life of `half_life` examples.
+    Further events begin it anew and do not stack, so the factors are also the bounds.
     """
 
     @dataclass(frozen=True)
     class Config:
-        policy: str = "boost"
-        factor: float = 2.0
+        """`factor` bounds a task's weight, `lr_factor` the learning rate of its tower, `row_factor`
+        that of the embedding rows. At each step of a fresh drift the tower's optimiser keeps
+        `keep` of what it remembers. (Adam and AdaGrad all but cancel a constant weight inside a
+        task's own tower: hence the rates.) `memory`: labels of the losses that `follow` compares.
+        """
+
+        policy: str = "boost+focus"
+        factor: float = 6.0
         lr_factor: float = 1.5
-        half_life: int = 5_000
+        row_factor: float = 1.0
+        keep: float = 1.0
+        half_life: int = 1_000
+        memory: int = 500
 
         def __post_init__(self) -> None:
-            if self.policy not in POLICIES:
-                raise ValueError(
-                    f"Rebalancer.Config.policy is {self.policy!r}: "
-                    f"expected one of {', '.join(POLICIES)}"
-                )
-            for name in ("factor", "lr_factor"):
+            try:
+                parts(self.policy)
+            except ValueError as error:
+                raise ValueError(f"Rebalancer.Config.{error}") from None
+            for name in ("factor", "lr_factor", "row_factor"):
                 if not 1 <= getattr(self, name) <= _HEAVIEST:
                     raise ValueError(
                         f"Rebalancer.Config.{name} is {getattr(self, name)}: "
                         f"expected 1 to {_HEAVIEST:g}"
                     )
-            if self.half_life < 1:
-                raise ValueError(
-                    f"Rebalancer.Config.half_life is {self.half_life}: expected 1 or more"
-                )
+            if not 0.5 <= self.keep <= 1:
+                raise ValueError(f"Rebalancer.Config.keep is {self.keep}: expected 0.5 to 1")
+            for name in ("half_life", "memory"):
+                if getattr(self, name) < 1:
+                    raise ValueError(
+                        f"Rebalancer.Config.{name} is {getattr(self, name)}: expected 1 or more"
+                    )
 
     def __init__(self, tasks: Sequence[str], config: Config | None = None) -> None:
         self.tasks = tuple(tasks)
         self.config = config or self.Config()
-        self._set = np.ones(len(self.tasks))  # by an operator; the boosts multiply it
-        self._weight = np.ones(len(self.tasks))
-        self._tower = np.ones(len(self.tasks))
-        self._row = 1.0
+        self._parts = parts(self.config.policy)
+        self._set = np.ones(len(self.tasks))  # by an operator; the policy's weights multiply it
+        self._alive = np.zeros(len(self.tasks))
+        self._levels = Levels(len(self.tasks), self.config.memory)
+        self._combining = Combining([1.0] * len(self.tasks), "upgrad")
         self._frozen = False
         self._example, self._time_ms = 0, 0
 
     @property
     def adjustment(self) -> Adjustment:
-        return Adjustment(self._set * self._weight, self._tower.copy(), self._row)
+        config, alive, levels = self.config, self._alive, self._levels
+        ones = np.ones(len(self.tasks))
+        if not alive.any():
+            return Adjustment(self._set.copy(), ones, ones, 1.0, ones)
+        weights, focused = ones, "focus" in self._parts
+        if "boost" in self._parts:
+            weights = raised(alive, config.factor)
+        if "follow" in self._parts:
+            ratio = followed(alive, levels.recent, levels.reference, config.factor)
+            weights = np.maximum(weights, ratio)
+        return Adjustment(
+            self._set.copy(),
+            weights,
+            raised(alive, config.lr_factor) if focused else ones,
+            float(raised(alive.max(), config.row_factor)) if focused else 1.0,
+            lowered(alive, config.keep) if focused else ones,
+            self.weighter is not None,
+        )
 
     @property
     def frozen(self) -> bool:
         return self._frozen
 
+    @property
+    def weighter(self) -> Weighter | None:
+        """What combines the tasks' gradients for now; it has no state."""
+        combines = "gradient" in self._parts and bool((self._alive >= _FRESH).any())
+        return self._combining if combines else None
+
     def apply(self, event: DriftEvent) -> list[Decision]:
         """Answer a drift event; nothing while frozen. ValueError for a task it does not know."""
+        if not event.task:
+            return []  # of the inputs, which all tasks share
         task = self._index(event.task)
         self._example, self._time_ms = event.example, event.time_ms
-        if self._frozen or self.config.policy == "none":
+        if self._frozen or self._parts == ("none",):
             return []
         reason = (
             f"{event.signal} of {event.task} went {event.direction}, "
             f"{event.before:.4g} to {event.after:.4g}, from example {event.began_example} "
             f"(seen at {event.example} by {event.detector})"
         )
-        before = (self.adjustment.task_weights[task], self._tower[task], self._row)
-        self._weight[task] = max(self._weight[task], self.config.factor)
-        self._tower[task] = max(self._tower[task], self.config.lr_factor)
-        self._row = max(self._row, self.config.lr_factor)
-        after = (self.adjustment.task_weights[task], self._tower[task], self._row)
-        named = (("weight", event.task), ("tower_lr", event.task), ("row_lr", ""))
-        return [
-            self._decision(name, what, b, a, reason)
-            for (what, name), b, a in zip(named, before, after, strict=True)
-            if a != b
-        ]
+        before = self.adjustment
+        if self._alive[task] == 0:
+            self._levels.drifted(task)
+        self._alive[task] = 1.0
+        return self._moved(before, reason)
 
-    def update(self, examples: int, time_ms: int | None = None) -> list[Decision]:
-        """Let the boosts decay over so many more examples; a decision for each that is over."""
+    def update(
+        self,
+        examples: int,
+        time_ms: int | None = None,
+        signals: Mapping[tuple[str, str], tuple[float, int]] | None = None,
+    ) -> list[Decision]:
+        """Let the answers fade over so many more examples, whose signals (as the monitor's) say how
+        the tasks do; a decision for each move that began or is over."""
         self._example += examples
         self._time_ms = self._time_ms if time_ms is None else time_ms
         if self._frozen or examples <= 0:
             return []
-        keep = math.pow(0.5, examples / self.config.half_life)
-        decisions: list[Decision] = []
-        reason = f"the boost is over (half-life {self.config.half_life} examples)"
+        before = self.adjustment if self._alive.any() else None
         for task, name in enumerate(self.tasks):
-            for what, boosts in (("weight", self._weight), ("tower_lr", self._tower)):
-                before, boosts[task] = float(boosts[task]), _decayed(float(boosts[task]), keep)
-                if boosts[task] == 1.0 != before:
-                    unit = self._set[task] if what == "weight" else 1.0
-                    decisions.append(self._decision(name, what, unit * before, unit, reason))
-        row, self._row = self._row, _decayed(self._row, keep)
-        if self._row == 1.0 != row:
-            decisions.append(self._decision("", "row_lr", row, 1.0, reason))
-        return decisions
+            if (name, "loss") in (signals or {}):
+                self._levels.update(task, *signals[name, "loss"])  # type: ignore[index]
+        if before is None:
+            return []
+        self._alive = faded(self._alive, examples, self.config.half_life)
+        after = f"the answer to its drift is over (half-life {self.config.half_life} examples)"
+        return [d for d in self._moved(before, after) if d.after == self._unit(d)]
 
     def freeze(self) -> list[Decision]:
         """Hold everything as it is: no event moves it and nothing decays, until `release`."""
@@ -153,7 +196,7 @@ class Rebalancer:
         return self._switch(False)
 
     def set(self, task: str, weight: float) -> list[Decision]:
-        """An operator's multiplier for a task's weight; it stays, and boosts multiply it."""
+        """An operator's multiplier for a task's weight; it stays, and the policy multiplies it."""
         if not 0 < weight <= _HEAVIEST:
             raise ValueError(
                 f"weight of {task} is {weight}: expected above 0, at most {_HEAVIEST:g}"
@@ -168,9 +211,8 @@ class Rebalancer:
         return {
             "tasks": list(self.tasks),
             "set": self._set.copy(),
-            "weight": self._weight.copy(),
-            "tower": self._tower.copy(),
-            "row": self._row,
+            "alive": self._alive.copy(),
+            "levels": self._levels.state(),
             "frozen": self._frozen,
             "example": self._example,
             "time_ms": self._time_ms,
@@ -180,9 +222,9 @@ class Rebalancer:
         if list(tree["tasks"]) != list(self.tasks):
             raise ValueError(f"the state is of tasks {tree['tasks']}: expected {list(self.tasks)}")
         self._set = np.array(tree["set"], np.float64)
-        self._weight = np.array(tree["weight"], np.float64)
-        self._tower = np.array(tree["tower"], np.float64)
-        self._row, self._frozen = float(tree["row"]), bool(tree["frozen"])
+        self._alive = np.array(tree["alive"], np.float64)
+        self._levels.load(tree["levels"])
+        self._frozen = bool(tree["frozen"])
         self._example, self._time_ms = int(tree["example"]), int(tree["time_ms"])
 
     def _index(self, task: str) -> int:
@@ -195,17 +237,36 @@ class Rebalancer:
         reason = "frozen by an operator" if frozen else "released by an operator"
         return [self._decision("", "frozen", before, frozen, reason)] if before != frozen else []
 
+    def _moved(self, before: Adjustment, reason: str) -> list[Decision]:
+        """A decision for each multiplier that is another than before."""
+        after = self.adjustment
+        by_task = {
+            "weight": (before.task_weights, after.task_weights),
+            "tower_lr": (before.tower_lr, after.tower_lr),
+            "tower_keep": (before.tower_keep, after.tower_keep),
+        }
+        found = [
+            (name, what, float(b[task]), float(a[task]))
+            for task, name in enumerate(self.tasks)
+            for what, (b, a) in by_task.items()
+        ]
+        found += [("", "row_lr", before.row_lr, after.row_lr)]
+        found += [("", "gradient", before.gradient, after.gradient)]
+        return [self._decision(name, what, b, a, reason) for name, what, b, a in found if b != a]
+
+    def _unit(self, decision: Decision) -> float:
+        """What its multiplier is where no drift moves it."""
+        if decision.what == "weight":
+            return float(self._set[self._index(decision.task)])
+        return 0.0 if decision.what == "gradient" else 1.0
+
     def _decision(self, task: str, what: str, before: float, after: float, reason: str) -> Decision:
         return Decision(
             self._example, self._time_ms, task, what, float(before), float(after), reason
         )
 
 
-def _decayed(boost: float, keep: float) -> float:
-    boost = 1.0 + (boost - 1.0) * keep
-    return boost if boost >= 1.0 + _SETTLED else 1.0
-
-
 def compose(weights: ArrayLike, adjustment: Adjustment) -> NDArray[np.float64]:
-    """The weighter's weights times the rebalancer's, scaled to sum to the number of tasks."""
-    return normalise(np.asarray(weights, np.float64) * adjustment.task_weights)
+    """The weighter's weights times the operator's, scaled to sum to the number of tasks, and the
+    policy's on top: what a task gains by its drift no other one loses."""
+    return normalise(np.asarray(weights, np.float64) * adjustment.given) * adjustment.boosts
