@@ -9,16 +9,26 @@ from pathlib import Path
 
 import click
 
-from streaming.cli_config import configured, with_config
+from streaming.cli_config import configured, with_broker, with_config
 
 
 @click.command()
 @click.argument("application", metavar="APP")
-@click.option("--broker", metavar="HOST:PORT", help="Kafka, instead of kafka.bootstrap.")
+@with_broker
 @click.option("--redis", metavar="URL", help="For the features, instead of redis.url.")
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Make all rows again from the log first, as after Redis has lost some; no other worker "
+    "may run until it has begun.",
+)
 @with_config
 def ingest(
-    application: str, broker: str | None, redis: str | None, config_path: Path | None
+    application: str,
+    broker: str | None,
+    redis: str | None,
+    rebuild: bool,
+    config_path: Path | None,
 ) -> None:
     """Keep the features of APP up with its live topics, in Feast on Redis.
 
@@ -36,4 +46,4 @@ def ingest(
 
     if broker:
         config = replace(config, kafka=replace(config.kafka, bootstrap=broker))
-    run(load_application(application), config, redis or config.redis.address())
+    run(load_application(application), config, redis or config.redis.address(), rebuild)

@@ -2,7 +2,9 @@
 
 A batch is read once (`read`), and written until it is (`write`): both may be repeated, and end in
 the same rows. `write` returns what is to be sent to the topic `items`; the source is acknowledged
-when that is sent, and `flush` has put the rows' history on the disk.
+when that is sent, and `flush` has put the rows' history on the disk. A store that has lost rows
+(flushed, or failed over) is found out by the row of the partition, which is written last; nothing
+more is written to it.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from features.as_of import unpack_as_of
 from features.codec import Bad
 from features.columns import Events
 from features.events import FEEDBACK, IMPRESSIONS
 from features.fold import Fold
-from features.rows import event_keys, stored_kinds
-from features.store import Rows, Store
+from features.rows import ALL, event_keys, stored_kinds
+from features.store import Found, Rows, Store
 from features.windows import Windows
 from streaming.application import Application
 from streaming.dead_letters import DeadLetters
@@ -28,19 +32,25 @@ from streaming.ingest.metrics import Metrics
 from streaming.ingest.sightings import Recall, Sightings
 from streaming.topics import ITEMS
 
-BY_USER, BY_ITEM = ("all", "user", "pair"), ("item",)
+BY_USER, BY_ITEM = ("user", "pair", ALL), ("item",)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Events that change rows of one writer: what `sources` they are from, and how far those are
-    `covered` with them. `partition` is that of the topic that they were read from."""
+    """Events that change rows of one writer: what `sources` they are from, how far those are
+    `covered` with them, and how far the rows have `known` them before. `partition` is that of the
+    topic that they were read from."""
 
     partition: int
     sources: list[tuple[str, int]]
     covered: dict[tuple[str, int], int]
+    known: dict[tuple[str, int], int]
     time_ms: int
     events: Events
+
+
+class StoreLost(ValueError):
+    """The store holds less than was written to it."""
 
 
 class Batches:
@@ -66,7 +76,7 @@ class Batches:
     def read(self, chunks: Iterable[Chunk]) -> list[Part]:
         """Of impressions and feedback: each event once, by partition. Bad records become dead
         letters. Raises ConnectionError where the log has to be read again, and can't be."""
-        parts: dict[int, list[tuple[tuple[str, int], Sightings, Events]]] = defaultdict(list)
+        parts: dict[int, list[_Source]] = defaultdict(list)
         bad: list[Bad] = []
         for chunk in chunks:
             tp = (chunk.topic, chunk.partition)
@@ -74,7 +84,8 @@ class Batches:
             events, some_bad = self._windows.codec.decode(*chunk)
             seen = self._sightings_at(tp, chunk)
             bad += some_bad
-            parts[chunk.partition].append((tp, seen, seen.take(events, chunk.next_offset)))
+            known, events = seen.counted, seen.take(events, chunk.next_offset)
+            parts[chunk.partition].append(_Source(tp, known, seen, events))
         self._refuse(bad)
         return [_part(partition, several) for partition, several in parts.items()]
 
@@ -96,7 +107,7 @@ class Batches:
 
     def write(self, part: Part) -> list[tuple[int, bytes]]:
         """Writes the rows of users, pairs and the partition. Returns partition and value of records
-        for the topic `items`. Raises StoreUnavailable; then call it again."""
+        for the topic `items`. Raises StoreUnavailable, then call it again; and StoreLost."""
         self._fold(part, BY_USER)
         return list(self._by_item(part)) if self._item_partitions else []
 
@@ -122,6 +133,8 @@ class Batches:
         keys = event_keys(self._windows, part.events, part.partition)
         keys = {kind: keys[kind] for kind in kinds if kind in keys}
         found = self._store.read({kind: np.unique(k) for kind, k in keys.items()})
+        if ALL in found:
+            _check(part, found[ALL])
         for kind, of_kind in keys.items():
             rows: Rows = self._folds[kind].rows(
                 found[kind], part.events, of_kind, part.sources, part.covered, part.time_ms
@@ -137,16 +150,36 @@ class Batches:
                 )
 
 
-def _part(partition: int, several: list[tuple[tuple[str, int], Sightings, Events]]) -> Part:
+class _Source(NamedTuple):
+    tp: tuple[str, int]
+    known: int
+    seen: Sightings
+    events: Events
+
+
+def _check(part: Part, found: Found) -> None:
+    """Raises StoreLost where the partition's row does not know what was written before."""
+    at = unpack_as_of(found.as_of[0]) if found.as_of[0] else {}
+    for tp, known in part.known.items():
+        if at.get(tp, 0) < known:
+            raise StoreLost(
+                f"the feature store has lost rows: it held {tp[0]}[{tp[1]}] up to offset {known}, "
+                f"and holds it up to {at.get(tp, 0)}; stop every ingest worker and start one with "
+                "--rebuild"
+            )
+
+
+def _part(partition: int, several: list[_Source]) -> Part:
     events = [
-        replace(events, partition=np.full(len(events), index, np.int32))
-        for index, (_, _, events) in enumerate(several)
+        replace(of.events, partition=np.full(len(of.events), index, np.int32))
+        for index, of in enumerate(several)
     ]
     return Part(
         partition,
-        [tp for tp, _, _ in several],
-        {tp: seen.next_offset for tp, seen, _ in several},
-        max(seen.time_ms for _, seen, _ in several),
+        [of.tp for of in several],
+        {of.tp: of.seen.next_offset for of in several},
+        {of.tp: of.known for of in several},
+        max(of.seen.time_ms for of in several),
         _in_order(Events.concatenate(events)),
     )
 
@@ -162,7 +195,7 @@ def _item_part(partition: int, said: list[tuple[items.ItemEvents, Events]]) -> P
         index = np.full(len(events), sources.index(tp), np.int32)
         parts.append(replace(events, partition=index).take(new))
     time_ms = max(record.time_ms for record, _ in said)
-    return Part(partition, sources, covered, time_ms, _in_order(Events.concatenate(parts)))
+    return Part(partition, sources, covered, {}, time_ms, _in_order(Events.concatenate(parts)))
 
 
 def _partitions(said: list[tuple[items.ItemEvents, Events]]) -> list[int]:

@@ -50,12 +50,13 @@ class Metrics:
 class Places:
     """How far the worker is behind, by partition.
 
-    `ours` is told the partitions that are the worker's, with their ends and where reading began;
-    `done`, what is in the store.
+    `ours` is told the partitions that are the worker's, with their `ends` and where reading began;
+    `done`, what is in the store, and `stored` is up to where, of what went by here.
     """
 
     def __init__(self) -> None:
-        self._ends: Position = {}
+        self.ends: Position = {}
+        self.stored: Position = {}
         self._at: Position = {}
         self._time_ms: dict[tuple[str, int], int] = {}
 
@@ -63,12 +64,13 @@ class Places:
         """Partitions of before that are not among them are forgotten."""
         self._at = {tp: self._at.get(tp, positions[tp]) for tp in ends}
         self._time_ms = {tp: ms for tp, ms in self._time_ms.items() if tp in ends}
-        self._ends = ends
+        self.stored = {tp: offset for tp, offset in self.stored.items() if tp in ends}
+        self.ends = ends
 
     def done(self, chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:
             tp = (chunk.topic, chunk.partition)
-            self._at[tp] = chunk.next_offset
+            self._at[tp] = self.stored[tp] = chunk.next_offset
             self._time_ms[tp] = max(self._time_ms.get(tp, 0), *chunk.timestamps_ms)
 
     def collect(self) -> Iterator[Metric]:
@@ -79,7 +81,7 @@ class Places:
             "freshet_event_delay_seconds", "Since the latest event that is in the store.",
             labels=_PLACE,
         )  # fmt: skip
-        ends, at, now_s = self._ends, self._at, time.time()
+        ends, at, now_s = self.ends, self._at, time.time()
         for (topic, partition), end in ends.items():
             place = [topic, str(partition)]
             lag.add_metric(place, max(0, end - at.get((topic, partition), end)))

@@ -17,6 +17,7 @@ from streaming.config import Config
 from streaming.dlq import AT, DeadLetterTopic
 from streaming.ingest.batches import Batches
 from streaming.ingest.metrics import MeasuredStore, Metrics
+from streaming.ingest.rebuild import begin, tell
 from streaming.ingest.sightings import Recall
 from streaming.ingest.worker import Worker
 from streaming.observe import Endpoint
@@ -28,9 +29,10 @@ KNOWN_LETTERS = 100_000
 """Dead letters of before that are not written again."""
 
 
-def run(app: Application, config: Config, redis: str) -> None:
-    """Until SIGTERM or SIGINT. Raises ValueError for what the user can mend, ConnectionError where
-    no broker answers, StoreUnavailable where Redis does not when it starts."""
+def run(app: Application, config: Config, redis: str, anew: bool = False) -> None:
+    """Until SIGTERM or SIGINT; `anew` with all rows made again. Raises ValueError for what the user
+    can mend, ConnectionError where no broker answers, StoreUnavailable where Redis does not when it
+    starts."""
     kafka = config.kafka
     if not stored_kinds(app.aggregates):
         raise ValueError(f"application {app.name!r} has no Aggregates: nothing to ingest")
@@ -57,6 +59,7 @@ def run(app: Application, config: Config, redis: str) -> None:
         stack.enter_context(closing(store))
         store.read({})
         store.apply()
+        told = begin(app.name, kafka, store) if anew else None
         measured = MeasuredStore(store, metrics)
         letters = DeadLetterTopic(dead, "ingest", max(0, dead.end_position()[AT] - KNOWN_LETTERS))
         stack.callback(letters.close)
@@ -75,7 +78,10 @@ def run(app: Application, config: Config, redis: str) -> None:
             instance = config.ingest.instance
             places = metrics.places
             worker = Worker(app.name, kafka, instance, batches, flush, stop, folder, places)
+            telling = asyncio.create_task(tell(*told, places)) if told else None
             await worker.run()
+            if telling is not None:
+                telling.cancel()
 
         tune()
         asyncio.run(until_signalled())

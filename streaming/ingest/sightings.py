@@ -22,13 +22,16 @@ from streaming.merge import FRESH, NEVER, IdMemory, effective_times
 
 class Sightings:
     """The event ids of one partition, and how far its time has come. `next_offset` is where it
-    goes on; `time_ms` the latest time that was said."""
+    goes on; `time_ms` the latest time that was said; `counted` the offset after the last event that
+    counts, of those from `sure_ms` on, as copies of what came before are not known for older ones.
+    """
 
-    def __init__(self, app: Application, next_offset: int) -> None:
+    def __init__(self, app: Application, next_offset: int, sure_ms: int = NEVER) -> None:
         self._window_ms, self._lateness_ms = app.schema.longest_window_ms, app.lateness_ms
         self._ids = IdMemory(app.id_memory_ms)
         self._maximum = NEVER
-        self.next_offset, self.time_ms = next_offset, 1
+        self._sure_ms = sure_ms
+        self.next_offset, self.time_ms, self.counted = next_offset, 1, 0
 
     def take(self, events: Events, next_offset: int) -> Events:
         """The impressions and feedback that are no copies and not too late, with their effective
@@ -41,7 +44,10 @@ class Sightings:
             self.time_ms = max([self.time_ms, *said.max(initial=1).reshape(1).tolist()])
         self.next_offset = next_offset
         events = events.take((events.rank == IMPRESSION) | (events.rank == FEEDBACK_RANK))
-        return events.take(np.flatnonzero(self._ids.judge(events) == FRESH))
+        events = events.take(np.flatnonzero(self._ids.judge(events) == FRESH))
+        if len(events) and events.e[-1] >= self._sure_ms:
+            self.counted = int(events.offset[-1]) + 1
+        return events
 
 
 class Recall(KafkaLog):
@@ -58,8 +64,9 @@ class Recall(KafkaLog):
         """
         reach_ms = app.id_memory_ms + app.schema.longest_window_ms
         reach_ms += 2 * (app.lateness_ms + codec.max_ahead_ms) + 1
-        first = self._first_since(tp, max(1, time_ms - reach_ms), offset)
-        sightings = Sightings(app, first)
+        since_ms = time_ms - reach_ms
+        first = self._first_since(tp, max(1, since_ms), offset)
+        sightings = Sightings(app, first, since_ms + app.id_memory_ms if first else NEVER)
         for chunk in self._between(tp, first, offset):
             events, _ = codec.decode(*chunk)
             sightings.take(events, chunk.next_offset)

@@ -5,21 +5,26 @@ looks after the consumer group; all else is in `batches`. The steps of a batch: 
 the users' rows, 3 send the events on by item, and later, for several batches at once, 4 put the
 rows' history on the disk, 5 acknowledge. Killed after any of them, the batch is delivered again and
 changes nothing that is there.
+
+Faust's own acknowledging is not used: see `positions`, which says what counts and what is due.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import Timer
+from typing import Any, TypeVar, cast
 
 import faust
-from faust.types import EventT
+from faust.transport.consumer import ThreadDelegateConsumer
+from faust.types import TP, EventT
 from faust.types.auth import CredentialsT
 
 from features.events import FEEDBACK, IMPRESSIONS
@@ -27,6 +32,7 @@ from features.store import StoreUnavailable
 from streaming.eventlog import Chunk
 from streaming.ingest.batches import Batches, Part
 from streaming.ingest.metrics import Places
+from streaming.ingest.positions import Positions
 from streaming.sections import Kafka
 from streaming.topics import ITEMS, prefix
 
@@ -37,7 +43,7 @@ MOST, WITHIN_S = 4_000, 0.1
 FLUSH_S, FLUSH_RECORDS = 30.0, 20_000
 """Acknowledged together: what a worker that died leaves to be delivered again."""
 RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
-LOOK_S = 2.0
+LOOK_S, LEAVE_S = 2.0, 5.0
 PASSING = (StoreUnavailable, ConnectionError)
 T = TypeVar("T")
 
@@ -66,7 +72,9 @@ class Worker:
         self._leaving = False
         self._busy = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "freshet-ingest")
-        self._written: list[EventT] = []
+        self._positions: Positions[TP] = Positions()
+        self._unflushed = 0
+        self._beginning: asyncio.Future[None] = asyncio.Future()
         self._prefix = prefix(app)
         self._faust = faust.App(f"freshet-{app}-ingest", **settings(kafka, instance, folder))
         raw: dict[str, Any] = {"key_serializer": "raw", "value_serializer": "raw"}
@@ -77,6 +85,7 @@ class Worker:
         self._faust.agent(source, name="freshet.events")(self._events)
         self._faust.agent(self._items, name="freshet.items")(self._by_item)
         self._faust.on_partitions_revoked.connect(self._revoked, weak=False)
+        self._faust.on_partitions_assigned.connect(self._assigned, weak=False)
 
     async def run(self) -> None:
         """Raises ConnectionError where no broker answers, and what stopped it."""
@@ -87,19 +96,38 @@ class Worker:
             watching = asyncio.create_task(self._watching())
             stop = asyncio.create_task(self._stop.wait())
             await asyncio.wait({ended, stop, flushing}, return_when=asyncio.FIRST_COMPLETED)
-            flushing.cancel()
-            watching.cancel()
+            for task in (flushing, watching, self._beginning):
+                task.cancel()
             async with self._busy:
                 self._stop.set()
-                if self._failed is None:
+                if self._failed is None and self._faust.crash_reason is None:
                     await self._acknowledge()
         finally:
-            await self._faust.stop()
+            with self._at_most(LEAVE_S):
+                await self._faust.stop()
             self._thread.shutdown()
         if self._failed is not None:
             raise self._failed
         if self._faust.crash_reason is not None:
             raise ConnectionError(f"kafka: {self._faust.crash_reason}")
+
+    @contextmanager
+    def _at_most(self, seconds: float) -> Iterator[None]:
+        """Ends the process, well, where Faust takes longer to leave: in a rebalance it may block
+        for the session's time. All that is acknowledged is on the disk, and the group notices."""
+        ended_well = self._failed is None and self._faust.crash_reason is None
+        timer = Timer(seconds, os._exit, (0,))
+        timer.daemon = True
+        if ended_well and self._stop.is_set():
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    @property
+    def _consumer(self) -> ThreadDelegateConsumer:
+        return cast(ThreadDelegateConsumer, self._faust.consumer)
 
     async def _events(self, stream: Any) -> None:
         async for events in stream.noack_take(MOST, within=WITHIN_S):
@@ -115,24 +143,26 @@ class Worker:
         read: Callable[[list[Chunk]], list[Part]],
         write: Callable[[Part], Awaitable[None]],
     ) -> None:
-        """One batch, under the lock; whatever it raises ends the worker, not the agent: Faust
-        acknowledges what its agent failed at."""
+        """One batch, under the lock; whatever it raises ends the worker."""
         async with self._busy:
-            if self._stop.is_set():
+            if self._stop.is_set() or self._leaving:
                 return
-            ours = self._faust.consumer.assignment()
-            events = [event for event in events if event.message.tp in ours]
+            take = self._positions.take
+            events = [event for event in events if take(event.message.tp, event.message.offset)]
             try:
                 chunks = self._chunks(events)
                 for part in await self._until_done(read, chunks):
                     await write(part)
+                self._positions.written()
                 self._places.done(chunks)
-                self._written += events
-                if len(self._written) >= FLUSH_RECORDS:
+                self._unflushed += len(events)
+                if self._unflushed >= FLUSH_RECORDS:
                     await self._acknowledge()
+                await self._read_again(self._positions.holes)
             except Stopping:
-                return
+                self._positions.back()
             except Exception as error:
+                self._positions.back()
                 self._failed = error
                 self._stop.set()
 
@@ -196,9 +226,9 @@ class Worker:
                     self._stop.set()
 
     async def _watching(self) -> None:
-        """Looks where the partitions end, for the metrics."""
+        """Looks where the partitions end: for the metrics, and for what never came."""
         while True:
-            consumer = self._faust.consumer
+            consumer = self._consumer
             with suppress(Exception):  # in a rebalance, or while Kafka is away: the next time
                 ends = await consumer.highwaters(*consumer.assignment())
                 at = {tp: await consumer.position(tp) for tp in ends}
@@ -207,27 +237,63 @@ class Worker:
                     {named[tp]: end for tp, end in ends.items()},
                     {named[tp]: offset or 0 for tp, offset in at.items()},
                 )
+                if not self._busy.locked():
+                    await self._read_again(self._positions.stuck(ends))
             await asyncio.sleep(LOOK_S)
+
+    async def _read_again(self, offsets: Mapping[TP, int]) -> None:
+        """By `seek_wait`, in the consumer's own thread: Faust's `seek` changes what that thread is
+        reading from under it, which ends the worker by a KeyError now and then."""
+        if not offsets:
+            return
+        for tp, offset in offsets.items():
+            log.info("%s %d: reading again from %d", tp.topic, tp.partition, offset)
+        try:
+            await self._consumer.seek_wait(offsets)
+        except Exception as error:  # another worker's by now, or Kafka is away: `_watching` will
+            log.info("not read again: %s", error)
 
     async def _acknowledge(self) -> None:
         """All that is written, once its history is on the disk, and its dead letters in Kafka."""
-        events, self._written = self._written, []
-        if not events:
+        offsets = self._positions.unacknowledged()
+        if not offsets:
             return
         try:
             await self._until_done(self._flush)
         except Stopping:
             return
-        for event in events:
-            event.ack()
+        self._unflushed = 0
+        if await self._consumer._commit(offsets):
+            self._positions.acknowledged(offsets)
+
+    async def _assigned(self, *_: Any, **__: Any) -> None:
+        self._beginning = asyncio.create_task(self._begin())
+
+    async def _begin(self) -> None:
+        """Begins where the group has acknowledged; until then, no record counts."""
+        consumer = self._consumer
+        while ours := consumer.assignment():
+            try:
+                offsets = await consumer.seek_to_committed()
+                begins = await consumer.earliest_offsets(*ours)
+                async with self._busy:
+                    self._positions.start(
+                        {tp: offset or begins.get(tp, 0) for tp, offset in offsets.items()}
+                    )
+                return
+            except Exception as error:  # Kafka is away, or in the next rebalance
+                log.info("not begun, tried again in %.1f s: %s", RETRY_S, error)
+            await asyncio.sleep(RETRY_S)
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
         """The batch at hand is finished before another worker gets its partitions, unless a server
         is away."""
         self._leaving = True
+        self._beginning.cancel()
         try:
             async with self._busy:
                 await self._acknowledge()
+                self._positions.start({})
         finally:
             self._leaving = False
 
