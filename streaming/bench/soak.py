@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Event, Thread
@@ -26,6 +27,7 @@ from typing import Any
 from features.events import TOPICS
 from streaming.application import Application, Shown
 from streaming.apps.kuairand import app as kuairand
+from streaming.bench.soak_faults import Faults
 from streaming.bench.soak_samples import Lags, Processes, Sample, Stores
 from streaming.bench.soak_summary import summary
 from streaming.bench.soak_visitors import Visitors
@@ -50,7 +52,8 @@ app = replace(kuairand, name={name!r}, schema=replace(kuairand.schema, tasks=tas
 @dataclass
 class Soak:
     """What a soak works with. `folder` takes the workers' files, what they say among them;
-    `window_s` is the label window. Set `stop` to have it end before its `minutes`."""
+    `window_s` is the label window. With `faults` one is drawn from `seed` each 10 s. Set `stop` to
+    have it end before its `minutes`."""
 
     broker: str
     redis: str
@@ -60,11 +63,14 @@ class Soak:
     rate: float = 2_000.0
     every_s: float = 10.0
     window_s: float = 600.0
+    faults: bool = False
+    seed: int = 0
     stop: Event = field(default_factory=Event)
     on_sample: Callable[[Sample], None] = lambda sample: None
 
     def run(self) -> dict[str, Any]:
-        """The summary: `figures` as `soak_summary.summary` says, and how each worker `ended`.
+        """The summary: `figures` as `soak_summary.summary` says, the `faults` that there were, and
+        how each worker `ended`.
 
         Raises RuntimeError where a worker ends before the soak does, with the end of what it said.
         """
@@ -79,13 +85,21 @@ class Soak:
             stack.callback(topics.delete_topics)
             workers = stack.enter_context(_Workers(self._environ(), self.folder, ended))
             port = _free_port()
+            start = partial(workers.start, app=f"{self.folder / 'soak_app.py'}:app", port=port)
             for name in ("ingest", "learn", "serve"):
-                workers.start(name, f"{self.folder / 'soak_app.py'}:app", port)
+                start(name)
             visitors = stack.enter_context(closing(Visitors(app, port, RANKINGS_S)))
             source = stack.enter_context(_Source(self, app, visitors.lately))
-            pids = {name: process.pid for name, process in workers.processes.items()}
             folders = {name: self.folder / name for name in ("features", "checkpoints")}
-            processes = Processes({**pids, "soak": os.getpid()})
+            processes = Processes({**workers.pids(), "soak": os.getpid()})
+
+            def restart(name: str) -> None:
+                workers.processes[name].wait()
+                start(name)
+                processes.follow(name, workers.processes[name].pid)
+
+            faults = Faults(self.redis, workers.pids, restart, self.seed)
+            stack.enter_context(closing(faults))
             stores = Stores(self.redis, folders)
             lags = stack.enter_context(closing(Lags(self.broker, app.name, topics)))
             started = time.monotonic()
@@ -103,6 +117,8 @@ class Soak:
                 self.on_sample(sample)
                 workers.check()
                 source.check()
+                if self.faults:
+                    faults.act(now_s)
                 if now_s >= 60 * self.minutes:
                     break
         return {
@@ -110,6 +126,7 @@ class Soak:
             "rate": self.rate,
             "window_s": self.window_s,
             "figures": summary(samples, self.rate),
+            "faults": dict(sorted(faults.done.items())),
             "ended": ended,
         }
 
@@ -151,7 +168,7 @@ class _Workers:
 
     def start(self, name: str, app: str, port: int) -> None:
         """Of a session of its own, so that Ctrl-C ends us first."""
-        with self._said(name).open("wb") as said:
+        with self._said(name).open("ab") as said:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "streaming", name, app],
                 stdin=subprocess.DEVNULL,
@@ -160,6 +177,9 @@ class _Workers:
                 env={**self._environ, "FRESHET_SERVE__PORT": str(port)},
                 start_new_session=True,
             )
+
+    def pids(self) -> dict[str, int]:
+        return {name: process.pid for name, process in self.processes.items()}
 
     def _said(self, name: str) -> Path:
         return self._folder / f"{name}.log"

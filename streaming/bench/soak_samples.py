@@ -24,7 +24,13 @@ class Processes:
     """Resident memory in MiB, threads, open files, and CPU in % of one core."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
-        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self._processes: dict[str, psutil.Process] = {}
+        for name, pid in pids.items():
+            self.follow(name, pid)
+
+    def follow(self, name: str, pid: int) -> None:
+        """From now on the process `pid` is the one called `name`."""
+        self._processes[name] = psutil.Process(pid)
 
     def sample(self) -> Sample:
         """Those that run."""

@@ -70,11 +70,12 @@ def joined(stream: list, tasks: list, batch_size: int, tick: int = 0) -> tuple[l
         heap += [(t, TICK, 0, -1, None) for t in range(first // tick * tick, last + 1, tick)]
     heapq.heapify(heap)
     pending, waiting = {}, []  # id -> (e, {open task: label}); orphan feedback
-    cuts, shown, batch, orphans = [], [], [], 0
+    cuts, shown, batch, orphans, examples = [], [], [], 0, 0
 
     def cut() -> None:
-        nonlocal shown, batch
+        nonlocal shown, batch, examples
         cuts.append((shown, batch))
+        examples += len(batch)
         shown, batch = [], []
 
     def label(id: int, kind: str, value: float, e: int) -> None:
@@ -134,7 +135,7 @@ def joined(stream: list, tasks: list, batch_size: int, tick: int = 0) -> tuple[l
                 del pending[id]
             if labels:
                 batch.append((id, labels))
-                if len(batch) == batch_size:
+                if len(batch) == min(batch_size, max(examples, 1)):
                     cut()
         elif rank == END and (batch or shown):
             cut()

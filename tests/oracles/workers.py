@@ -15,7 +15,10 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["confluent_kafka", "faust", "feast", "torch", "streaming.ingest.run", "streaming.live"]
+    [
+        *("confluent_kafka", "faust", "feast", "torch", "torch._dynamo"),
+        *("streaming.ingest.run", "streaming.live", "streaming.cli_learn"),
+    ]
 )
 END_S = 10
 
@@ -51,6 +54,11 @@ class Command:
         """`kill -9`, where it still runs."""
         self._process.kill()
         self._process.join()
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it ends by itself in that time."""
+        self._process.join(seconds)
+        return not self.running
 
     def wait(self, seconds: float = 120) -> int:
         """The exit code, once it has ended by itself."""

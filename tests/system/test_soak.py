@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import closing
 
 import psutil
 import pytest
 from replays import LOGS
 
+from streaming.bench.soak_faults import Faults
 from streaming.bench.soak_summary import summary
 
 FIGURES = ("rss_mib", "threads", "open_files", "cpu_percent")
@@ -69,6 +72,28 @@ def test_ctrl_c_ends_it_in_order_with_what_there_is(kafka, redis_url, data_dir, 
     found = ended(process)
     assert 0 < found["minutes"] < 60 and {"ingest", "learn", "serve"} == set(found["ended"])
     assert workers and not any(worker.is_running() for worker in workers)
+
+
+def test_a_fault_comes_each_ten_seconds_and_what_is_killed_is_started_again(redis_url):
+    workers = {name: subprocess.Popen(["sleep", "60"]) for name in ("ingest", "learn")}
+    again = Counter()
+
+    def restart(name: str) -> None:
+        assert workers[name].wait() == -signal.SIGKILL
+        workers[name] = subprocess.Popen(["sleep", "60"])
+        again[f"kill {name}"] += 1
+
+    faults = Faults(redis_url, lambda: {n: w.pid for n, w in workers.items()}, restart, seed=1)
+    with closing(faults):
+        for now_s in range(0, 405, 5):
+            faults.act(now_s)
+    for worker in workers.values():
+        worker.kill()
+        worker.wait()
+    assert faults.done.total() == 40 and len(faults.done) == 6
+    assert (
+        again == {name: n for name, n in faults.done.items() if name in again} and len(again) == 2
+    )
 
 
 def test_what_grows_is_not_flat_and_what_settles_is():
