@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak check requirements
+.PHONY: help install run test soak faults check requirements
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -30,9 +30,14 @@ test: install  ## run all tests, on a real Kafka and a real Redis (KAFKA=host:po
 	@infra/needs
 	@$(BIN)/python -m pytest $(TESTS)
 
-soak: install  ## run the workers on LOG=kuairand_events.parquet, looped, for MINUTES (60); is all flat?
+soak: install  ## run the workers on LOG=kuairand_events.parquet for MINUTES (60); is all flat? FAULTS=1
 	@infra/soak --log $(or $(LOG),$(error give LOG=FILE, the Parquet file of KuaiRand's events)) \
-	  --minutes $(or $(MINUTES),60) --out $(or $(OUT),soak.jsonl)
+	  --minutes $(or $(MINUTES),60) --out $(or $(OUT),soak.jsonl) $(if $(FAULTS),--faults)
+
+faults: install  ## kill the learner ROUNDS (50) times at random over LOG=kuairand_events.parquet
+	@PYTHONPATH=.:tests/oracles:tests/faults $(BIN)/python tests/faults/rounds.py \
+	  --rounds $(or $(ROUNDS),50) $(if $(SEED),--seed $(SEED)) \
+	  --log $(or $(LOG),$(firstword $(wildcard ../shared/data/kuairand_events.parquet)))
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check .

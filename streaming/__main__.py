@@ -14,18 +14,29 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from streaming.cli_affinity import affinity
+from streaming.cli_assess import assess
 from streaming.cli_bench import bench
+from streaming.cli_checkpoints import checkpoints
+from streaming.cli_compare import compare
 from streaming.cli_config import configured, with_config
+from streaming.cli_doctor import doctor
+from streaming.cli_drift import drift
+from streaming.cli_export import export
 from streaming.cli_features import features
 from streaming.cli_ingest import ingest
 from streaming.cli_learn import learn
 from streaming.cli_log import dlq, produce, topics
+from streaming.cli_offpolicy import offpolicy
+from streaming.cli_promote import promote
 from streaming.cli_serve import serve
+from streaming.cli_snapshots import snapshots
+from streaming.cli_weights import weights
 
 if TYPE_CHECKING:
     from streaming.application import Application
 
-SHIPPED = ("simulated", "kuairand", "movielens", "elec2", "census")
+SHIPPED = ("simulated", "kuairand", "movielens", "elec2", "census", "openbandit")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -39,9 +50,15 @@ def cli(verbose: bool) -> None:
     freshet replay kuairand --log events.parquet  a historical log, as fast as it goes
     freshet replay my_app.py:app --log my.parquet an application of your own
     freshet replay kuairand --live                what the live topics hold
+    freshet compare a.py:app b.py:app --log PATH  which serves better, and is that chance?
+    freshet assess my_app.py:app --log my.parquet is it worth it, on your own log?
     freshet produce kuairand --log events.parquet a historical log, into live topics
     freshet learn kuairand                        the live topics, for months
     freshet serve kuairand                        rank by what has been learned
+    freshet snapshots list kuairand               which versions there are, and which is served
+    freshet export kuairand                       the live version, for other runtimes
+    freshet drift list kuairand                   what drifted, and what was done
+    freshet doctor kuairand                       what is wrong, and what to do
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -137,6 +154,12 @@ def load_application(name: str) -> Application:
     help="Change a setting of the application, like trainer.dense.lr=0.05.",
 )
 @click.option(
+    "--warm-start",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Begin with the model of these checkpoints, or of a version's file, of any schema.",
+)
+@click.option(
     "--checkpoints",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
@@ -182,10 +205,10 @@ def replay(
 ) -> None:
     """Learn from a historical log as if it were live, and report.
 
-    APP is an application of ours (simulated, kuairand, movielens, elec2, census) or yours,
-    file.py:object. The same log, settings and seed give the same state_hash, whatever the medium,
-    the number of partitions, or the interruptions: with --checkpoints, run the same command again
-    to go on. With --live it is the state that `freshet learn` has, or would have, of the same
+    APP is an application of ours (simulated, kuairand, movielens, elec2, census, openbandit) or
+    yours, file.py:object. The same log, settings and seed give the same state_hash, whatever the
+    medium, the number of partitions, or the interruptions: with --checkpoints, run the same command
+    again to go on. With --live it is the state that `freshet learn` has, or would have, of the same
     topics.
     """
     from streaming.collector import tune
@@ -252,7 +275,27 @@ def demo(minutes: float | None, report_path: Path | None, port: int) -> None:
     run(minutes=minutes, report=report_path, port=port)
 
 
-for command in (ingest, learn, serve, features, produce, topics, dlq, bench):
+for command in (
+    ingest,
+    learn,
+    serve,
+    snapshots,
+    features,
+    export,
+    produce,
+    topics,
+    dlq,
+    doctor,
+    drift,
+    compare,
+    assess,
+    checkpoints,
+    affinity,
+    weights,
+    promote,
+    offpolicy,
+    bench,
+):
     cli.add_command(command)
 
 

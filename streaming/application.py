@@ -21,11 +21,15 @@ from model.schema import Field, Schema, Task, nearest
 from model.train import Trainer
 from model.weighting import Weighting
 from streaming.drift import DriftMonitor
+from streaming.early_stopping import EarlyStopping
+from streaming.explore import Explore
+from streaming.policies import parts
 from streaming.rebalance import Rebalancer
+from streaming.signals import Signals
 
 __all__ = [
-    "Aggregates", "Application", "Entity", "Field", "Schema", "Shown", "SideTable", "Signal",
-    "Task", "Told",
+    "Aggregates", "Application", "Entity", "Field", "Logged", "Schema", "Shown", "SideTable",
+    "Signal", "Task", "Told",
 ]  # fmt: skip
 
 
@@ -48,6 +52,14 @@ class Shown(NamedTuple):
     time_ms: int | datetime
     fields: Mapping[str, Any]
     told: Sequence[Told] = ()
+
+
+class Logged(NamedTuple):
+    """Which policy chose what a row shows, with which chance, and out of which items."""
+
+    policy: str
+    propensity: float
+    candidates: Sequence[int | str]
 
 
 class SideTable(NamedTuple):
@@ -83,11 +95,14 @@ class Application:
     weighting: Weighting = field(default_factory=Weighting)
     drift: DriftMonitor.Config = field(default_factory=DriftMonitor.Config)
     rebalance: Rebalancer.Config = field(default_factory=Rebalancer.Config)
+    early_stopping: EarlyStopping.Config = field(default_factory=EarlyStopping.Config)
+    explore: Explore = field(default_factory=Explore)
     lateness_ms: int = 0
     memory_ms: int = 0
     tick_ms: int = 0
     publish_every: int = 200
     source: Callable[[], Any] | None = None  # rows of an application that makes its own log
+    logged: Callable[[Row], Logged] | None = None  # of a log whose policy is known
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
@@ -112,7 +127,15 @@ class Application:
                 f"Weighting.kind is {self.weighting.kind!r}, which weighs what tasks share: "
                 "expected another NetworkConfig.sharing than 'single_task'"
             )
-        Windows(self.schema, self.aggregates)  # refuses what does not fit together
+        if "gradient" in parts(self.rebalance.policy):
+            if self.trainer.network.sharing == "single_task" or self.weighting.reads:
+                raise ValueError(
+                    f"Rebalancer.Config.policy is {self.rebalance.policy!r}, which combines the "
+                    "gradients by what tasks share: expected tasks that share, and a "
+                    "Weighting.kind that does not read gradients itself"
+                )
+        windows = Windows(self.schema, self.aggregates)  # refuses what does not fit together
+        Signals(self.schema, windows.layout, self.drift)
 
     @property
     def id_memory_ms(self) -> int:
@@ -122,9 +145,10 @@ class Application:
 
     def settings(self) -> dict[str, Any]:
         """All settings but the code, as JSON values."""
-        left_out = ("rows", "source", "side_tables")
+        left_out = ("rows", "source", "logged", "side_tables")
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
-        return {k: asdict(v) if is_dataclass(v) else v for k, v in values.items()}  # type: ignore[arg-type]
+        plain = {k: asdict(v) if is_dataclass(v) else v for k, v in values.items()}  # type: ignore[arg-type]
+        return {**plain, "schema": self.schema.to_dict()}
 
     def config_hash(self) -> str:
         """SHA-256 of the settings, in hex."""
@@ -145,7 +169,7 @@ class Application:
 
 
 def _changed(owner: Any, path: list[str], value: str, whole: str) -> Any:
-    code = ("rows", "source", "side_tables", "name", "schema")
+    code = ("rows", "source", "logged", "side_tables", "name", "schema")
     names = [f.name for f in fields(owner)]
     known = [n for n in names if not (isinstance(owner, Application) and n in code)]
     if path[0] not in known:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +16,18 @@ from typing import Any
 
 import click
 
+from streaming.cli_bench_drift import drift
+
 ROWS = ("json", "latency", "weights")
+SERVE_ROWS = ("score", "features", "http", "overload")
 
 
 @click.group()
 def bench() -> None:
     """Measure, against a baseline in the same run; above 1 is better, where not said otherwise."""
+
+
+bench.add_command(drift)
 
 
 @bench.command()
@@ -103,13 +110,119 @@ def train(runs: int, device: str, as_json: bool) -> None:
 
 
 @bench.command()
+@click.option(
+    "--row",
+    "rows",
+    type=click.Choice(SERVE_ROWS),
+    multiple=True,
+    help="Only this one; may be given again.  [default: all]",
+)
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5),
+    default=5.0,
+    show_default=True,
+    help="Of each rate that http tries, and of the overload.",
+)
+@click.option(
+    "--p99",
+    "p99_ms",
+    type=click.FloatRange(1),
+    default=50.0,
+    show_default=True,
+    metavar="MS",
+    help="That http allows.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def score(runs: int, as_json: bool) -> None:
-    """Scoring 500 candidates of one user, one thread."""
-    from streaming.bench.score import run
+def serve(rows: tuple[str, ...], runs: int, seconds: float, p99_ms: float, as_json: bool) -> None:
+    """What a ranking takes.
 
-    _show([run(runs)], as_json)
+    \b
+    score     of 500 candidates, one thread: against the naive network, in torch and ONNX Runtime
+    features  of 500 candidates, from Redis: against Feast's own reading
+    http      rankings of 100 candidates a second, at the same p99: against FastAPI and pydantic
+    overload  answers a second when asked for three times what can be done: against what can
+    """
+    from streaming.bench import features, http, overload, score
+
+    work = {
+        "score": lambda: score.run(runs),
+        "features": lambda: [features.run(runs)],
+        "http": lambda: [http.run(seconds, p99_ms)],
+        "overload": lambda: [overload.run(seconds)],
+    }
+    _show([row for name in rows or SERVE_ROWS for row in work[name]()], as_json)
+
+
+with_redis = click.option(
+    "--redis", metavar="URL", help="A Redis to use.  [default: one of its own, bundled]"
+)
+
+
+@bench.command()
+@with_redis
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--rows", type=click.IntRange(1_000), default=1_000_000, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def publish(redis: str | None, runs: int, rows: int, as_json: bool) -> None:
+    """A delta of 5 % of so many embedding rows into Redis, against the full version.
+
+    Gathering, encoding and hashing count; the files of safetensors and torch.save beside it are
+    made in memory and go nowhere.
+    """
+    from streaming.bench.publish import run
+
+    with _redis(redis) as url:
+        _show(run(url, runs, rows), as_json)
+
+
+@bench.command()
+@with_redis
+@click.option("--seconds", type=click.FloatRange(1), default=20.0, show_default=True)
+@click.option("--rows", type=click.IntRange(1_000), default=1_000_000, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def swap(redis: str | None, seconds: float, rows: int, as_json: bool) -> None:
+    """Rankings while deltas of 5 % of so many rows come in, twice a second, against none coming.
+
+    `pause` is what a ranking stood still, being neither at work nor waiting for a processor.
+    """
+    from streaming.bench.swap import run
+
+    with _redis(redis) as url:
+        _show(run(url, seconds, rows), as_json)
+
+
+@bench.command()
+@click.option("--broker", default="localhost:9092", show_default=True, metavar="HOST:PORT")
+@with_redis
+@click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def freshness(broker: str, redis: str | None, seconds: float, as_json: bool) -> None:
+    """From a label's closing to a ranking by what it taught, at 2,000 events a second.
+
+    
+    learned    the step that had it in is done
+    published  the pointer names a version that has it
+    loaded     the server has that version
+    served     the first ranking by it is done
+    """
+    from streaming.bench.freshness import run
+
+    with _redis(redis) as url:
+        _show(run(broker, url, seconds), as_json)
+
+
+@contextmanager
+def _redis(url: str | None) -> Iterator[str]:
+    """The address given, or that of a Redis that ends with this."""
+    if url is not None:
+        yield url
+        return
+    from streaming.bundled import bundled_redis
+
+    with TemporaryDirectory(prefix="freshet-bench-") as folder, bundled_redis(Path(folder)) as own:
+        yield own.url
 
 
 @bench.command()
@@ -129,12 +242,24 @@ def weigh(runs: int, device: str, as_json: bool) -> None:
 
 @bench.command()
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def tasks(runs: int, device: str, as_json: bool) -> None:
+    """The train step of 1 to 32 tasks, over that of one: here, less is better."""
+    from streaming.bench.tasks import run
+
+    _show(run(runs, device), as_json)
+
+
+@bench.command()
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def metrics(runs: int, as_json: bool) -> None:
-    """What the figures cost beside the train step that they are of: here, less is better."""
-    from streaming.bench.metrics import run
+    """What the figures, and the watch for drift, cost beside the train step that they are of: here,
+    less is better."""
+    from streaming.bench import drift_overhead, metrics
 
-    _show(run(runs), as_json)
+    _show(metrics.run(runs) + drift_overhead.run(runs), as_json)
 
 
 @bench.command()
@@ -160,6 +285,31 @@ def idmap(runs: int, as_json: bool) -> None:
     from streaming.bench.idmap import run
 
     _show(run(runs), as_json)
+
+
+@bench.command()
+@click.option(
+    "--log",
+    "log_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="KuaiRand's events, which are learned from.",
+)
+@click.option("--rows", type=click.IntRange(0), default=1_000_000, show_default=True)
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def recover(log_path: Path, rows: int, runs: int, as_json: bool) -> None:
+    """Checkpoints with so many embedding rows, and starts after kill -9: here, less is better.
+
+    \b
+    stall    the longest that learning waited for a checkpoint of 50 steps
+    size     of one of them
+    bytes    written an hour at 2,000 events a second
+    restart  from the start of the process to its first step
+    """
+    from streaming.bench.recover import run
+
+    _show(run(log_path, rows, runs), as_json)
 
 
 @bench.command()
@@ -214,6 +364,10 @@ def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
         base = row["baseline"]
         line = f"{row['name']}: {row['value']:,} {row['unit']}, {row['ratio']:.2f} times "
         line += f"{base['name']} ({base['value']:,}); {row['runs']} runs"
+        if "ms" in row:
+            line += "".join(f"; {name} {ms} ms" for name, ms in row["ms"].items())
+        if "statuses" in row:
+            line += f"; statuses {row['statuses']}; grew by {row['grown_mb']} MB"
         if "loss" in row:
             line += f"; loss {row['loss']:.4f}, {base['name']} {base['loss']:.4f}"
         click.echo(line)
@@ -265,6 +419,8 @@ def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write each sample there, as a line of JSON, and the summary last.",
 )
+@click.option("--faults", is_flag=True, help="Kill, freeze or cut something off each 10 s.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the faults.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def soak(out: Path | None, folder: Path | None, as_json: bool, **options: Any) -> None:
     """Run the workers on KuaiRand, looped in wall time, and say what stays flat.
@@ -305,5 +461,7 @@ def soak(out: Path | None, folder: Path | None, as_json: bool, **options: Any) -
         click.echo(json.dumps(found, indent=2))
         return
     click.echo(table(found["figures"]))
+    for name, times in found["faults"].items():
+        click.echo(f"{name}: {times} times")
     for name, end in found["ended"].items():
         click.echo(f"{name} ended with {end['code']} within {end['seconds']} s")

@@ -1,4 +1,4 @@
-"""The option `--config` of the workers' commands."""
+"""The options `--config` and `--broker` of the workers' commands."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ with_config = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="FRESHET_CONFIG",
     help="The workers' TOML; FRESHET_SECTION__SETTING=value in the environment goes over it.",
+)
+with_broker = click.option(
+    "--broker", metavar="HOST:PORT", help="Kafka, instead of kafka.bootstrap."
 )
 
 

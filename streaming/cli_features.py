@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from streaming.cli_config import configured, with_config
+from streaming.cli_config import configured, with_broker, with_config
 
 
 @click.group()
@@ -25,7 +25,7 @@ def features() -> None:
 @click.argument("user", metavar="USER")
 @click.option("--item", metavar="ITEM", help="Also its features, and those of the two together.")
 @with_config
-@click.option("--broker", metavar="HOST:PORT", help="Kafka, instead of kafka.bootstrap.")
+@with_broker
 @click.option("--redis", metavar="URL", help="Of the features, instead of redis.url.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(
@@ -67,7 +67,7 @@ def show(
 @click.argument("application", metavar="APP")
 @click.option("--last", type=click.IntRange(1), metavar="N", help="The last N impressions only.")
 @with_config
-@click.option("--broker", metavar="HOST:PORT", help="Kafka, instead of kafka.bootstrap.")
+@with_broker
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def audit(
     application: str,

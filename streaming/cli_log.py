@@ -142,6 +142,26 @@ def describe(application: str, as_json: bool, config_path: Path | None) -> None:
         click.echo(f"{topic.name:<{width}}  {standing}")
 
 
+@topics.command()
+@click.argument("application", metavar="APP")
+@click.argument("partitions", type=click.IntRange(2, 1024))
+@click.option("--had", type=click.IntRange(1), metavar="N", help="Where another tool added them.")
+@with_config
+def grow(application: str, partitions: int, had: int | None, config_path: Path | None) -> None:
+    """Give the topics of APP so many PARTITIONS, and say so in the log.
+
+    A learner takes them up at that place of the log, without a restart, and so does each replay.
+    Then restart producers, servers and ingest workers: those that send to the old partitions only
+    send no heartbeats to the new ones, and the learner waits for these.
+    """
+    from streaming.__main__ import load_application
+    from streaming.growth import grow
+
+    config, app = configured(config_path), load_application(application)
+    grow(config.kafka, app, partitions, had)
+    click.echo(f"{app.name}: {partitions} partitions; restart producers, servers and ingest")
+
+
 @click.group()
 def dlq() -> None:
     """Dead letters: events that could not be used."""

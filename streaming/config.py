@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from model.schema import nearest
-from streaming.sections import Features, Ingest, Kafka, Learn, Log, Redis, Secret, Serve
+from streaming.sections import Features, Gate, Ingest, Kafka, Learn, Log, Redis, Secret, Serve
 
 PREFIX, BETWEEN, FILE = "FRESHET_", "__", "_file"
 ENVIRONMENT = "environment"
@@ -34,6 +34,7 @@ class Config:
     features: Features = field(default_factory=Features)
     ingest: Ingest = field(default_factory=Ingest)
     learn: Learn = field(default_factory=Learn)
+    gate: Gate = field(default_factory=Gate)
     serve: Serve = field(default_factory=Serve)
     log: Log = field(default_factory=Log)
 

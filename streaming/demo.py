@@ -27,20 +27,22 @@ from streaming.dead_letters import DeadLetters
 from streaming.demo_users import Crowd, Visitors, request_for
 from streaming.demo_watch import Freshness, outcomes
 from streaming.eventlog import MemoryLog
-from streaming.history import topics
+from streaming.history import produce, side_tables, topics
 from streaming.learn import Loop, learn
 from streaming.learner import Learner, Step
+from streaming.memory_registry import MemoryRegistry
 from streaming.redis_registry import RedisRegistry
-from streaming.replay import Replay
 from streaming.report import report as report_of
 from streaming.serve.ingest import Ingest
 from streaming.serve.listen import Listener
 from streaming.serve.metrics import Metrics
 from streaming.serve.server import Hooks, Server
+from streaming.serve.sides import Sides
 
 CHANGES, CHANGE_EVERY = 40, 48_000
 STATUS_S, SAY_S, RATE_S, LOAD_S = 0.25, 5.0, 3.0, 10.0
-SHOWN_ENTRIES = 200
+SHOWN_ENTRIES, SHOWN_INCIDENTS = 200, 12
+WARM_UP_ROWS, WARM_UP_CANDIDATES = 1_000, 50
 
 
 def run(
@@ -201,6 +203,7 @@ class Demo:
             ],
             "weights_now": _rounded(weights),
             "drift": journal.drift[-SHOWN_ENTRIES:],
+            "incidents": learner.incidents.listed(SHOWN_INCIDENTS),
             "planted": self._outcomes(),
             "ranked": self._clicks(),
         }
@@ -255,10 +258,21 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm_up(app: Application) -> None:
-    """Compiles what is compiled at its first use, before the clock runs."""
+    """Compiles what is compiled at its first use, before the clock runs: learns a little, with the
+    watch for drift on from the start, and ranks with each version of that."""
     source = app.source
     assert source is not None
-    Replay(replace(app, source=lambda: islice(source(), 200))).run()
+    app = replace(app, drift=replace(app.drift, warm_up=0, block=1))
+    log, registry = MemoryLog(topics(1)), MemoryRegistry(keep=8)
+    learner = Learner(app, log.topics, seed=0)
+    produce(app, log, learner.codec, islice(source(), WARM_UP_ROWS), side_tables(app, None))
+    learn(log, learner, Loop(registry, DeadLetters()), log.end_position())
+    sides = Sides(registry)
+    for manifest in registry.versions():
+        side, _ = sides.to(manifest.version)
+        scorer = side.scorer
+        scorer.rank(scorer.examples(WARM_UP_CANDIDATES))
+        sides.use(side, manifest)
 
 
 @contextlib.contextmanager

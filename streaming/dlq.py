@@ -158,7 +158,7 @@ def records(log: EventLog, size: int = 0) -> Iterator[tuple[int, int, dict[str, 
         reader = log.reader({AT: size})
     except ValueError:
         reader = log.reader()
-    at = 0
+    at = log.first_position()[AT] if isinstance(log, KafkaLog) else 0
     try:
         while at < end:
             chunk = reader.read(*AT, timeout_s=ANSWER_S)

@@ -175,6 +175,10 @@ class KafkaLog:
         )
         return KafkaReader({**CONSUMER_CONFIG, **self._config}, self._prefix, start)
 
+    def first_position(self) -> Position:
+        """The offset of the first event that each partition still holds."""
+        return self._offsets(OffsetSpec.earliest())
+
     def end_position(self) -> Position:
         self._check_partitions()
         return self._offsets(OffsetSpec.latest())
@@ -247,16 +251,21 @@ class KafkaReader:
     """Reads the partitions named in `start`, each by a consumer of its own."""
 
     def __init__(self, config: dict[str, Any], prefix: str, start: Position) -> None:
-        self._prefix = prefix
+        self._config, self._prefix = config, prefix
         self._consumers: dict[tuple[str, int], Consumer] = {}
         for (topic, partition), offset in start.items():
-            consumer = Consumer(config)
-            consumer.assign([TopicPartition(prefix + topic, partition, offset)])
-            self._consumers[topic, partition] = consumer
+            self._open(topic, partition, offset)
+
+    def _open(self, topic: str, partition: int, offset: int) -> None:
+        consumer = Consumer(self._config)
+        consumer.assign([TopicPartition(self._prefix + topic, partition, offset)])
+        self._consumers[topic, partition] = consumer
 
     def read(
         self, topic: str, partition: int, max_records: int = 4096, timeout_s: float = 0.0
     ) -> Chunk:
+        if (topic, partition) not in self._consumers:  # taken up since: it is read from its start
+            self._open(topic, partition, 0)
         consumer = self._consumers[topic, partition]
         messages = consumer.consume(max_records, 0)
         if not messages and timeout_s > 0:  # consume waits for all it is asked for

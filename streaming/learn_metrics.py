@@ -16,7 +16,6 @@ from prometheus_client.core import (
     Metric,
 )
 
-from streaming.drift import SIGNALS
 from streaming.eventlog import Position
 from streaming.learn import Loop
 from streaming.learner import Learner
@@ -86,7 +85,7 @@ class Metrics:
 
     def _totals(self) -> dict[tuple[str, str, tuple[str, ...]], Values]:
         """All that only grows, by name, meaning and labels."""
-        learner, journal = self._learner, self._learner.journal
+        learner, journal, gate = self._learner, self._learner.journal, self._loop.gate
         read: dict[tuple[str, ...], float] = {}
         for (topic, _), offset in learner.position.items():
             read[topic,] = read.get((topic,), 0) + offset
@@ -103,7 +102,8 @@ class Metrics:
                 ((), learner.quarantined)
             ],
             ("freshet_drift_events", "Changes that were seen.", ("task", "signal")): [
-                (key, journal.drifted[key]) for key in product(learner.tasks, SIGNALS)
+                (key, journal.drifted[key])
+                for key in dict.fromkeys((k.task, k.signal) for k in learner.drift.keys)
             ],
             ("freshet_rebalances", "Moves of weights and rates.", ("task", "what")): [
                 (key, journal.decided[key])
@@ -111,6 +111,12 @@ class Metrics:
             ],
             ("freshet_publish_failures", "Versions that the registry did not take.", ()): [
                 ((), self._loop.unpublished)
+            ],
+            ("freshet_versions_held", "Versions that the gate did not let go live.", ()): [
+                ((), gate.holds if gate is not None else 0)
+            ],
+            ("freshet_gate_rollbacks", "Roll-backs by the gate.", ()): [
+                ((), gate.rollbacks if gate is not None else 0)
             ],
         }
 
@@ -148,6 +154,17 @@ class Metrics:
             [((), loop.checkpointed)],
         )  # fmt: skip
         yield "freshet_lease_epoch", "The epoch of its lease.", (), [((), loop.epoch)]
+        gate = loop.gate
+        held, evidence = ("", {}) if gate is None else (gate.held, gate.evidence())
+        yield "freshet_gate_holds_back", "Whether it does.", (), [((), float(bool(held)))]
+        yield (
+            "freshet_gate_evidence", "Logarithm of the evidence that a task is worse.", ("task",),
+            [((task,), value) for task, value in evidence.items()],
+        )  # fmt: skip
+        yield (
+            "freshet_drift_incidents_open", "Drift that the model is not over yet.", (),
+            [((), learner.incidents.open())],
+        )  # fmt: skip
         weights = learner.trainer.task_weights.tolist()
         yield (
             "freshet_task_weight", "Weight of a task's loss.", ("task",),

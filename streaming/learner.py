@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,23 +16,36 @@ from features.windows import Windows
 from model.digest import tree_hash
 from model.train import StepReport, Trainer
 from streaming.application import Application
-from streaming.drift import DriftEvent, DriftMonitor
+from streaming.drift import Blind, DriftEvent, DriftMonitor, Sums
+from streaming.early_stopping import EarlyStopping
 from streaming.eventlog import Chunk, Position
+from streaming.hard_parts import HardParts
+from streaming.incidents import Incidents
 from streaming.join import Cut, Join
 from streaming.journal import Journal
 from streaming.merge import Merge
 from streaming.rebalance import Decision, Rebalancer, compose
+from streaming.rollback import COMMAND as ROLLBACK
+from streaming.rollback import step_of
 from streaming.scores import Scores, signals_of
+from streaming.shadow import LIVE, promotion
+from streaming.signals import Signals
 
 log = logging.getLogger("freshet.learner")
 LABELS_ONLY = ("example", "time_ms")
 """Of a rebalancer's state: what its decisions say of when, and nothing depends on."""
 
 
-class Step:
-    """What one cut did: the cut, the served predictions of its examples, and the step's report."""
+def nothing_kept(step: int) -> dict[str, Any] | None:
+    """The state of after an earlier step, where none is kept."""
+    return None
 
-    __slots__ = ("cut", "decisions", "drifts", "report", "served")
+
+class Step:
+    """What one cut did: the cut, the served predictions of its examples, the step's report, and the
+    signals that drift was looked for in."""
+
+    __slots__ = ("cut", "decisions", "drifts", "report", "served", "signals")
 
     def __init__(
         self,
@@ -40,16 +54,21 @@ class Step:
         report: StepReport | None,
         drifts: list[DriftEvent],
         decisions: list[Decision],
+        signals: Sums | None = None,
     ) -> None:
         self.cut, self.served, self.report = cut, served, report
-        self.drifts, self.decisions = drifts, decisions
+        self.drifts, self.decisions, self.signals = drifts, decisions, signals
 
 
 class Learner:
     """Chunks of a log in; one `Step` after another out. No clock, no I/O.
 
     `position` is the offset, in each partition, of the first event not yet in the state. `lap` is
-    told when a part of the work is done, for who has a clock.
+    told when a part of the work is done, for who has a clock. `warm_start` is what it began with of
+    another model, None for nothing. `kept` gives the state of after an earlier step, for a command
+    that takes the model back there; of commands for one learner it obeys those of its `run`.
+    `unfinite` counts the last batches in a row that were not finite, and `tried` holds the steps
+    that the model was taken back to since the last that was.
     """
 
     def __init__(self, app: Application, topics: dict[str, int], seed: int) -> None:
@@ -63,15 +82,24 @@ class Learner:
         self.join = Join(app.schema, self.windows.layout, app.trainer.batch_size, app.tick_ms)
         self.trainer = Trainer(app.schema, self.windows.layout, app.trainer, seed)
         self.weighter = app.weighting.build([t.weight for t in app.schema.tasks], seed)
-        self.drift = DriftMonitor(self.tasks, app.drift)
+        self.signals = Signals(app.schema, self.windows.layout, app.drift)
+        self.drift = DriftMonitor(self.tasks, app.drift, self.signals.keys)
+        self.incidents = Incidents(app.drift)
         self.rebalancer = Rebalancer(self.tasks, app.rebalance)
+        self.early_stopping = EarlyStopping(self.tasks, app.early_stopping)
         self.scores = Scores(app.schema, self.windows.layout)
+        self.hard_parts = HardParts(app.schema, self.windows.layout)
         self.journal = Journal(self.tasks)
         self.position: Position = dict.fromkeys(partitions, 0)
         self.lap: Callable[[str], None] = lambda part: None
+        self.kept: Callable[[int], dict[str, Any] | None] = nothing_kept
+        self.run = LIVE
         self.learning = True
+        self.warm_start: dict[str, Any] | None = None
         self.bad = 0
         self.quarantined = 0
+        self.unfinite = 0
+        self.tried: list[int] = []
         self.examples = 0
 
     def take(self, chunk: Chunk) -> list[Bad]:
@@ -84,6 +112,8 @@ class Learner:
         self.merge.push(events)
         self.position[tp] = chunk.next_offset
         released = self.merge.release()
+        for added in self.merge.partitions[len(self.position) :]:
+            self.position[added] = 0
         self.join.push(released, self.windows.update(released))
         self.lap("merge")
         return bad
@@ -97,33 +127,61 @@ class Learner:
                 continue
             served = self.join.serve(cut, self.trainer.predict(cut.shown))
             self.lap("predict")
-            yield self._learn(cut, served)
+            yield self.learn(cut, served)
         self.lap("join")
 
-    def _learn(self, cut: Cut, served: np.ndarray) -> Step:
+    def learn(self, cut: Cut, served: np.ndarray) -> Step:
         """Scores what was served, learns, and lets what watches see it."""
         n = len(cut.ids)
         if n == 0:
             return Step(cut, served, None, [], [])
         self.examples += n
-        report = None
-        if self.learning:
-            report = self.trainer.step(cut.batch, self.weighter)
+        report, progressive = None, None
+        unseen = self.signals.unseen(self.trainer.predictor.embedding, cut.batch.inputs)
+        if self.early_stopping.holds:
+            progressive = self.trainer.predict(cut.batch.inputs)
+        elif self.learning:
+            look = self.hard_parts.due(self.trainer)
+            if look:
+                self.hard_parts.before(self.trainer, cut.batch)
+            report = self.trainer.step(cut.batch, self.rebalancer.weighter or self.weighter)
             self.lap("train")
-            self.quarantined += not report.finite
+            if look:
+                self.hard_parts.after(self.trainer, cut.batch, report)
+            self._count(report)
             self.journal.closed = [self._closed_from(cut), cut.closed_ms]
-        self.scores.update(cut.batch, served, None if report is None else report.predictions)
-        signals = signals_of(self.app.schema, cut.batch, served)
-        drifts = self.drift.update(signals, self.examples, cut.closed_ms)
+            progressive = report.predictions
+        self.scores.update(cut.batch, served, progressive)
+        signals = self.signals.of(cut.batch, served, unseen)
+        drifts = self.signals.named(self.drift.update(signals, self.examples, cut.closed_ms))
         decisions = [d for event in drifts for d in self.rebalancer.apply(event)]
-        decisions += self.rebalancer.update(n, cut.closed_ms)
-        self.journal.note(drifts, decisions)
+        losses = self.signals.losses(signals)
+        decisions += self.rebalancer.update(n, cut.closed_ms, losses)
+        if progressive is not None and self.early_stopping:
+            losses = signals_of(self.app.schema, cut.batch, progressive)
+            decisions += self.early_stopping.update(losses, self.examples, cut.closed_ms)
+        places = [self.signals.place(event) for event in drifts]
+        said = self.incidents.update(
+            drifts, places, decisions, signals, self.examples, cut.closed_ms
+        )
+        self.journal.note(drifts, decisions + said)
         weights = self.trainer.task_weights if report is None else report.weights
         self.journal.weigh(self.examples, cut.closed_ms, weights)
         if report is not None and report.finite:
             self.weighter.update(report.loss, report.count, report.gram)
             self._adjust()
-        return Step(cut, served, report, drifts, decisions)
+        return Step(cut, served, report, drifts, decisions, signals)
+
+    def blind(self) -> list[Blind]:
+        """The watched signals that say nothing, and why."""
+        return self.signals.named(self.drift.blind())
+
+    def _count(self, report: StepReport) -> None:
+        if report.finite:
+            self.unfinite, self.tried = 0, []
+        else:
+            self.quarantined += 1
+            self.unfinite += 1
 
     def _closed_from(self, cut: Cut) -> int:
         """When the first label closed that no version has yet, this cut's among them: ms."""
@@ -136,11 +194,14 @@ class Learner:
         adjustment = self.rebalancer.adjustment
         weights = compose(self.weighter.weights, adjustment)
         trainer = self.trainer
-        same = np.array_equal(weights, trainer.task_weights) and np.array_equal(
-            adjustment.tower_lr, trainer.tower_lr
+        same = (
+            np.array_equal(weights, trainer.task_weights)
+            and np.array_equal(adjustment.tower_lr, trainer.tower_lr)
+            and np.array_equal(adjustment.tower_keep, trainer.tower_keep)
+            and adjustment.row_lr == trainer.row_lr
         )
-        if not same or adjustment.row_lr != trainer.row_lr:
-            trainer.adjust(weights, adjustment.tower_lr, adjustment.row_lr)
+        if not same:
+            trainer.adjust(weights, adjustment.tower_lr, adjustment.row_lr, adjustment.tower_keep)
 
     def _obey(self, control: Control) -> None:
         """Carries out an operator's command; an unknown one was not for the learner."""
@@ -159,29 +220,74 @@ class Learner:
                 decisions = self.rebalancer.set(task, weight)  # type: ignore[arg-type]
             except (TypeError, ValueError) as error:
                 log.warning("command weights.set at %d ms: %s", control.time_ms, error)
+        elif control.command == ROLLBACK:
+            self._roll_back(control)
+        elif said := promotion(control):
+            self.journal.promoted = [list(said)]
         self.journal.note([], decisions)
         self._adjust()
 
+    def _roll_back(self, control: Control) -> None:
+        """Raises ValueError where the step that it wants was not kept."""
+        step, steps = step_of(control, self.run), self.trainer.steps
+        if control.arguments.get("run", LIVE) != self.run:
+            return
+        if step is None or step > steps:
+            log.warning("command %s at %d ms: no such step", control.command, control.time_ms)
+            return
+        tree = self.kept(step)
+        if tree is None:
+            raise ValueError(
+                f"the log takes the model back to step {step}, of which there is no checkpoint: "
+                "learn from the log's beginning, in another --checkpoints folder"
+            )
+        self.trainer.load(tree["trainer"])
+        self.trainer.steps = steps + 1
+        self.trainer.predictor.embedding.changes.load({})
+        self.weighter.load(tree["weighter"])
+        self.tried.append(step)
+        self.journal.rolled_back(self.examples, control.time_ms, steps, step)
+        log.warning("the model is taken back from step %d to step %d", steps, step)
+
     def state(self) -> dict[str, Any]:
         """Everything, for a checkpoint. Only at a step."""
+        return self._state(self.windows.state(), self.trainer.state())
+
+    def unsaved(self, whole: bool) -> dict[str, Any]:
+        """`state()`, but of each table of rows only those that changed since this, or `load`, was
+        called last, unless `whole`. All of it are copies: learning goes on while it is written."""
+        embedding = self.trainer.predictor.embedding.take(whole)
+        return self._state(self.windows.take(whole), self.trainer.state(embedding))
+
+    def _state(self, windows: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:
         return {
             "application": self.app.name,
             "config_hash": self.app.config_hash(),
             "schema": self.app.schema.to_json(),
+            "model": json.dumps(
+                {"meta": self.trainer.predictor.meta(), "rows": self.app.trainer.rows.kind}
+            ),
+            "warm_start": self.warm_start,
             "seed": self.seed,
             "position": [[topic, p, offset] for (topic, p), offset in self.position.items()],
             "merge": self.merge.state(),
-            "windows": self.windows.state(),
+            "windows": windows,
             "join": self.join.state(),
-            "trainer": self.trainer.state(),
+            "trainer": trainer,
             "weighter": self.weighter.state(),
             "drift": self.drift.state(),
+            "signals": self.signals.state(),
+            "incidents": self.incidents.state(),
             "rebalancer": self.rebalancer.state(),
+            "early_stopping": self.early_stopping.state(),
             "scores": self.scores.state(),
+            "hard_parts": self.hard_parts.state(),
             "journal": self.journal.state(),
             "learning": self.learning,
             "bad": self.bad,
             "quarantined": self.quarantined,
+            "unfinite": self.unfinite,
+            "tried": list(self.tried),
             "examples": self.examples,
         }
 
@@ -210,13 +316,19 @@ class Learner:
             "trainer",
             "weighter",
             "drift",
+            "signals",
+            "incidents",
             "rebalancer",
+            "early_stopping",
             "scores",
+            "hard_parts",
             "journal",
         ):
             getattr(self, name).load(tree[name])
-        for name in ("learning", "bad", "quarantined", "examples"):
+        self.trainer.predictor.embedding.unsaved.clean()
+        for name in ("learning", "warm_start", "bad", "quarantined", "unfinite", "examples"):
             setattr(self, name, tree[name])
+        self.tried = list(tree["tried"])
 
     def state_hash(self) -> str:
         """SHA-256 over what defines the model's future: no positions, no reporting counters."""
@@ -224,10 +336,11 @@ class Learner:
             "trainer": self.trainer.state_hash(),
             "windows": tree_hash(self.windows.state()),
             "weighter": tree_hash(self.weighter.state()),
-            "drift": tree_hash(self.drift.state()),
+            "drift": tree_hash(self.drift.state()) + tree_hash(self.signals.state()),
             "rebalancer": tree_hash(
                 {k: v for k, v in self.rebalancer.state().items() if k not in LABELS_ONLY}
             ),
+            "early_stopping": tree_hash(self.early_stopping.state()),
             "learning": str(self.learning),
         }
         return hashlib.sha256(

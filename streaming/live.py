@@ -21,20 +21,31 @@ from prometheus_client import CollectorRegistry
 from streaming.application import Application
 from streaming.checkpoint import Checkpoint
 from streaming.collector import tune
+from streaming.commands import send
+from streaming.compaction import Compactor
+from streaming.dead_letters import DeadLetters
 from streaming.dlq import DeadLetterTopic
-from streaming.eventlog import EventLog
+from streaming.eventlog import EventLog, Position
+from streaming.gate import Gate
+from streaming.growth import added
 from streaming.history import read_rows, side_tables
 from streaming.learn import Loop, learn
 from streaming.learn_metrics import Metrics
 from streaming.learner import Learner, Step
 from streaming.lease import Lease
-from streaming.leased import LeasedCheckpoints, LeasedRegistry
+from streaming.leased import ANSWER_S, LeasedCheckpoints, LeasedRegistry
 from streaming.live_log import LiveLog
 from streaming.observe import Endpoint
+from streaming.publication import Chain
 from streaming.report import fingerprint, report
+from streaming.rollback import COMMAND as ROLLBACK
+from streaming.sections import Gate as GateConfig
 from streaming.sections import Kafka
+from streaming.served_run import ServedRun
+from streaming.shadow import LIVE, Promotion, run_of
 from streaming.state_folder import state_folder
 from streaming.topics import DEAD, open_log
+from streaming.warm_start import warm_start
 from streaming.warm_up import PARTITIONS, Past, add_past, hand_over, handed_over, has_past
 
 log = logging.getLogger("freshet.learn")
@@ -43,17 +54,24 @@ log = logging.getLogger("freshet.learn")
 @dataclass
 class Live:
     """What a live learner works with: `redis` is a URL, `past` a historical log to learn from
-    first, `checkpoints` a folder, by default in `state_folder`, and `metrics` the host:port to show
-    them at, "" for none."""
+    first, `warm_start` a model to begin with (a folder of checkpoints, or a version's file),
+    `checkpoints` a folder, by default in `state_folder`, `shadow` the name of a learner that is not
+    the one that is served, and `metrics` the host:port to show
+    them at, "" for none; `gate` says what goes live. `on_gap` is "stop" or "skip": what to do where
+    events were deleted before they were learned."""
 
     app: Application
     kafka: Kafka
     redis: str
     past: Path | None = None
+    warm_start: Path | None = None
     seed: int = 0
     checkpoints: Path | None = None
+    shadow: str = ""
     checkpoint_every: int = 500
+    gate: GateConfig = field(default_factory=GateConfig)
     until_end: bool = False
+    on_gap: str = "stop"
     metrics: str = ""
     stop: Event = field(default_factory=Event)
     on_step: Callable[[Learner, Step], None] = lambda learner, step: None
@@ -66,17 +84,24 @@ class Live:
         and RegistryError where Redis does not, or where another learner has the lease.
         """
         started = time.perf_counter()
-        folder = self.checkpoints or state_folder(self.app.name, "checkpoints")
+        run = run_of(self.shadow)
+        kept = "checkpoints" if run == LIVE else f"checkpoints-{run}"
+        folder = self.checkpoints or state_folder(self.app.name, kept)
         metrics = CollectorRegistry()
         with ExitStack() as stack:
             endpoint = Endpoint(metrics, self.app.name, self.metrics, "learn.metrics")
             stack.enter_context(closing(endpoint))
-            live = stack.enter_context(closing(LiveLog(self.kafka, self.app.name)))
+            live = stack.enter_context(closing(LiveLog(self.kafka, self.app.name, run)))
             dead = stack.enter_context(closing(open_log(self.kafka, self.app.name, DEAD)))
-            lease = stack.enter_context(Lease(self.redis, self.app.name))
+            lease = stack.enter_context(Lease(self.redis, self.app.name, run))
             registry = stack.enter_context(
-                closing(LeasedRegistry(self.redis, self.app.name, lease))
+                closing(LeasedRegistry(self.redis, self.app.name, lease, run))
             )
+            served = stack.enter_context(closing(ServedRun(self.redis, self.app.name, ANSWER_S)))
+            gate = None
+            if self.gate.on:
+                gate = stack.enter_context(closing(Gate(registry, self.gate)))
+            compactor = stack.enter_context(closing(Compactor(registry)))
             read: dict[str, Any] = {}
             checkpoints = LeasedCheckpoints(
                 folder, lease, lambda: {"ended": live.ended, "past": read}, live.commit
@@ -86,33 +111,71 @@ class Live:
             if epoch is None:
                 return None
             identity = live.identity()
-            learner = Learner(self.app, live.topics, self.seed)
+            learner = Learner(self.app, live.base, self.seed)
+            learner.merge.added, learner.run = added, run
             newest = checkpoints.newest()
-            size = None
+            if newest is None and checkpoints.refused:
+                raise ValueError(
+                    f"no checkpoint in {str(folder)!r} can be used: mend it, or give another "
+                    "--checkpoints folder to begin anew"
+                )
+            checkpoints.begin(epoch)
+            checkpoints.held |= live.rollbacks
+            size = 0
             if newest is None:
-                learner.position.update(live.first_position())
+                learner.position |= live.base_position()
+                if self.warm_start is not None:
+                    warm_start(learner, self.warm_start)
                 if self.past is not None:
                     add_past(learner)
             else:
                 read.update(newest.tree["live"]["past"])
                 live.ended = newest.tree["live"]["ended"]
                 size = self._go_on(learner, newest, identity)
-            letters = stack.enter_context(closing(DeadLetterTopic(dead, "learn", size)))
+                self._over_gaps(learner, live.first_position())
+            # what can't be used is told once, by the first learner
+            letters: DeadLetters = (
+                DeadLetterTopic(dead, "learn", size) if run == LIVE else DeadLetters(size=size)
+            )
+            stack.callback(letters.close)
 
             def on_step(step: Step) -> None:
                 lease.check()
                 self.on_step(learner, step)
 
+            def take_back(to: int, bad: int) -> None:
+                if self.until_end and live.ended:
+                    return  # nothing can follow
+                name, said = f"{ROLLBACK} after {bad}", dict[str, Any](step=to)
+                if run != LIVE:
+                    name, said = f"{name} of {run}", {**said, "run": run}
+                try:
+                    send(live, learner.codec, ROLLBACK, said, name)
+                except ConnectionError as error:
+                    log.warning("the model is not taken back to step %d: %s", to, error)
+
+            def promoted(to: Promotion) -> bool:
+                if to.run != run:
+                    return True
+                if done := served.move(to):
+                    log.warning("servers follow this learner, of the run %r, from now on", run)
+                return done
+
             loop = Loop(
                 registry=registry,
                 dead_letters=letters,
+                chain=Chain(compactor),
+                gate=gate,
                 log_digest=identity,
                 checkpoints=checkpoints,
                 checkpoint_every=self.checkpoint_every,
                 epoch=epoch,
                 checkpointed=newest.step if newest else 0,
+                begun=newest.step if newest else 0,
                 stop=self.stop,
                 on_step=on_step,
+                take_back=take_back,
+                promoted=promoted,
             )
             tune()
             metrics.register(Metrics(learner, loop, live.ends))
@@ -150,6 +213,24 @@ class Live:
         log.info("going on from %s, after %d examples", newest.path.name, learner.examples)
         size: int = tree["dead_letters"]
         return size
+
+    def _over_gaps(self, learner: Learner, first: Position) -> None:
+        """Stops, or goes on after them, where events are gone that were not learned."""
+        gaps = {tp: at for tp, at in first.items() if learner.position.get(tp, at) < at}
+        if not gaps:
+            return
+        said = ", ".join(
+            f"{topic}[{p}] {learner.position[topic, p]} to {at - 1}"
+            for (topic, p), at in gaps.items()
+        )
+        if self.on_gap != "skip":
+            raise ValueError(
+                f"the broker has deleted events that were not learned: {said}. Give its topics a "
+                "longer retention; `--on-gap skip` goes on without them"
+            )
+        log.warning("going on without events that the broker has deleted: %s", said)
+        learner.journal.gaps += [[*tp, learner.position[tp], at] for tp, at in gaps.items()]
+        learner.position.update(gaps)
 
     def _warm_up(self, learner: Learner, loop: Loop, read: dict[str, Any]) -> bool:
         """Learns from the historical log, if that is still to be done; False where it was

@@ -17,10 +17,13 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import OffsetSpec
 
-from features.events import End
+from features.events import CONTROL, End
 from streaming.eventlog import Chunk, Position, Reader
-from streaming.kafkalog import ANSWER_S, KafkaLog, KafkaReader
+from streaming.growth import after, before, growth
+from streaming.kafkalog import ANSWER_S, CONSUMER_CONFIG, KafkaLog, KafkaReader
+from streaming.rollback import commands, steps_wanted
 from streaming.sections import Kafka
+from streaming.shadow import LIVE
 from streaming.topics import live_partitions, prefix
 
 log = logging.getLogger("freshet.learn")
@@ -32,36 +35,78 @@ class LiveLog(KafkaLog):
     """Reads the live topics. `until` is the position after the `end` of each partition, as far as
     one was read that no event followed (else above every offset); start it from `ended`.
 
-    Partitions that Kafka does not have (those of a historical log) are passed over.
+    Of topics that have grown, `base` are the partitions of before, with which a learner begins;
+    `topics` are all that the log's commands speak of by now. `rollbacks` are the steps that they
+    want the model of the learner of `run` to be taken back to. A historical log's partitions, whose
+    numbers are below 0, are passed over.
     """
 
-    def __init__(self, kafka: Kafka, app: str) -> None:
+    def __init__(self, kafka: Kafka, app: str, run: str = LIVE) -> None:
         """Raises ValueError where a topic is not there, ConnectionError where no broker answers."""
         properties = kafka.properties()
         found = live_partitions(kafka.bootstrap, app, properties)
         super().__init__(kafka.bootstrap, found, prefix(app), properties)
-        self.group = f"freshet-{app}-learn"
-        partitions = [(topic, p) for topic, n in self.topics.items() for p in range(n)]
+        controls = self._controls()
+        growing = [c for value in controls if (c := growth(value)) is not None]
+        self.rollbacks = steps_wanted(commands(controls), run)
+        self.base = before(found, growing)
+        self.topics = after(self.base, growing)
+        self.group = f"freshet-{app}-learn" + (f"-{run}" if run != LIVE else "")
+        partitions = [(topic, p) for topic, n in self.base.items() for p in range(n)]
         self.until: Position = dict.fromkeys(partitions, sys.maxsize)
         self._committing: Future[Any] | None = None
+        self._identity = ""
+        self._asked: dict[str, Future[Any]] = {}
         self._reading: KafkaReader | None = None
+
+    def _controls(self) -> list[bytes | None]:
+        """What the control topic holds by now."""
+        first, end = self._offsets(OffsetSpec.earliest()), self._offsets(OffsetSpec.latest())
+        found: list[bytes | None] = []
+        for p in range(self.topics[CONTROL]):
+            at = first[CONTROL, p]
+            reader = KafkaReader(
+                {**CONSUMER_CONFIG, **self._config}, self._prefix, {(CONTROL, p): at}
+            )
+            try:
+                while at < end[CONTROL, p]:
+                    chunk = reader.read(CONTROL, p, 10_000, ANSWER_S)
+                    if not chunk.offsets:
+                        raise ConnectionError("kafka: the control topic can't be read")
+                    at = chunk.next_offset
+                    found += chunk.values
+            finally:
+                reader.close()
+        return found
+
+    def _check_partitions(self) -> None:
+        """More of them than the log speaks of are not read."""
+        existing = self._existing()
+        for name, partitions in self.topics.items():
+            if existing.get(name, 0) < partitions:
+                raise ValueError(
+                    f"kafka: topic {self._prefix + name!r} has {existing.get(name, 0)} partitions; "
+                    f"its log says {partitions}"
+                )
 
     def identity(self) -> str:
         """SHA-256 over the topics' ids, in hex: other ones are another log."""
-        names = [self._prefix + topic for topic in self.topics]
-        answers = self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_S)
         try:
-            ids = [f"{name}={answers[name].result(ANSWER_S).topic_id}" for name in names]
+            self._identity = _digest(self._describe())
         except KafkaException as error:
             raise ConnectionError(f"kafka: topics: {error.args[0].str()}") from None
-        return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+        return self._identity
 
-    def first_position(self) -> Position:
-        """The offset of the first event that each partition still holds."""
-        return self._offsets(OffsetSpec.earliest())
+    def _describe(self) -> dict[str, Future[Any]]:
+        names = [self._prefix + topic for topic in self.topics]
+        return self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_S)
+
+    def base_position(self) -> Position:
+        """Where a learner begins: the first event that each partition of `base` still holds."""
+        return {tp: at for tp, at in self.first_position().items() if tp in self.until}
 
     def reader(self, position: Position | None = None) -> Reader:
-        there = {tp: offset for tp, offset in (position or {}).items() if tp in self.until}
+        there = {tp: offset for tp, offset in (position or {}).items() if tp[1] >= 0}
         reader = super().reader(there)
         assert isinstance(reader, KafkaReader)
         self._reading = reader
@@ -81,13 +126,15 @@ class LiveLog(KafkaLog):
         self.until.update({(topic, partition): offset for topic, partition, offset in kept})
 
     def commit(self, position: Position) -> None:
-        """Tells Kafka how far the learner is, for those who watch its lag. Nothing depends on it,
-        so nothing waits for it, and an error is only logged."""
+        """Tells Kafka how far the learner is, for those who watch its lag, and asks whether these
+        are still the same topics. Nothing waits for either; an error is only logged. Raises
+        ValueError where, when it was asked before, the topics had been made again."""
         self._committed(0.0)
+        self._check_identity()
         at = [
             TopicPartition(self._prefix + topic, partition, offset)
             for (topic, partition), offset in position.items()
-            if (topic, partition) in self.until
+            if partition >= 0
         ]
         if self._committing is None:
             try:
@@ -100,8 +147,26 @@ class LiveLog(KafkaLog):
             self._committing = next(iter(answers.values()))
 
     def close(self) -> None:
-        self._committed(CLOSE_S)
-        super().close()
+        try:
+            self._committed(CLOSE_S)
+            self._check_identity(0.0 if self._committing else CLOSE_S)
+        finally:
+            super().close()
+
+    def _check_identity(self, timeout_s: float = 0.0) -> None:
+        """Looks at the last answer, and asks again where there is one."""
+        try:
+            if self._asked and _digest(self._asked, timeout_s) != self._identity:
+                raise ValueError(
+                    "the live topics were deleted and made again: what the learner knows is of "
+                    "others. Start it with another --checkpoints folder"
+                )
+            self._asked = self._describe()
+        except TimeoutError:
+            return
+        except KafkaException as error:
+            log.warning("topics not looked at: %s", error)
+            self._asked = {}
 
     def _committed(self, timeout_s: float) -> None:
         """Looks after the last commit; one that is still under way stays."""
@@ -116,6 +181,13 @@ class LiveLog(KafkaLog):
         self._committing = None
 
 
+def _digest(answers: dict[str, Future[Any]], timeout_s: float = ANSWER_S) -> str:
+    ids = [
+        f"{name}={answer.result(timeout_s).topic_id}" for name, answer in sorted(answers.items())
+    ]
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
 class _LiveReader:
     """A reader that notes the ends it sees."""
 
@@ -125,8 +197,9 @@ class _LiveReader:
     def read(
         self, topic: str, partition: int, max_records: int = 4096, timeout_s: float = 0.0
     ) -> Chunk:
-        if (topic, partition) not in self._until:
+        if partition < 0:
             return Chunk(topic, partition, [], [], [])
+        self._until.setdefault((topic, partition), sys.maxsize)
         chunk = self._reader.read(topic, partition, max_records, timeout_s)
         for offset, value in zip(chunk.offsets, chunk.values, strict=True):
             if value is not None:

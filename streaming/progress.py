@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -12,16 +13,17 @@ from rich.text import Text
 
 from model.schema import Schema
 from streaming.learner import Learner, Step
+from streaming.warm_start import said
 
 TERMINAL_S, PLAIN_S = 0.2, 5.0
 RARE = ("delayed", "expired")
 
 
-class Progress:
-    """Shown on stderr: events, examples a second, and each task's running figure."""
+class Line:
+    """One line on stderr that says how far a long work is, now and then, unless it is `quiet`."""
 
-    def __init__(self, schema: Schema, quiet: bool = False) -> None:
-        self._schema, self._quiet = schema, quiet
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         console = Console(stderr=True)
         self._live = (
             Live(console=console, transient=True, auto_refresh=False)
@@ -30,7 +32,7 @@ class Progress:
         )
         self._started = self._last = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._live is not None and not self._quiet:
             self._live.start()
         return self
@@ -39,24 +41,39 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def step(self, learner: Learner, step: Step) -> None:
-        """Says where it stands, if it is time to."""
+    def say(self, line: Callable[[float], str]) -> None:
+        """Shows what `line` makes of the seconds so far, if it is time to."""
         now = time.monotonic()
         if self._quiet or now - self._last < (PLAIN_S if self._live is None else TERMINAL_S):
             return
         self._last = now
-        line = self._line(learner, now - self._started)
+        said = line(now - self._started)
         if self._live is None:
-            print(line, file=sys.stderr, flush=True)
+            print(said, file=sys.stderr, flush=True)
         else:
-            self._live.update(Text(line), refresh=True)
+            self._live.update(Text(said), refresh=True)
+
+
+class Progress(Line):
+    """Of a run: which `run` it is, where it is one of several, events, examples a second, and each
+    task's running figure."""
+
+    def __init__(self, schema: Schema, quiet: bool = False, run: str = "") -> None:
+        super().__init__(quiet)
+        self._schema = schema
+        self._run = f"{run}: " if run else ""
+
+    def step(self, learner: Learner, step: Step) -> None:
+        """Says where it stands, if it is time to."""
+        self.say(lambda seconds: self._line(learner, seconds))
 
     def _line(self, learner: Learner, seconds: float) -> str:
         figures = learner.scores.headline()
         kinds = {t.name: "mse" if t.kind == "regression" else "auc" for t in self._schema.tasks}
         said = "  ".join(f"{n} {kinds[n]} {v:.3f}" for n, v in figures.items() if v is not None)
         return (
-            f"{learner.merge.released['in']:>9,} events  {learner.examples:>9,} examples  "
+            f"{self._run}{learner.merge.released['in']:>9,} events  "
+            f"{learner.examples:>9,} examples  "
             f"{learner.examples / seconds:>7,.0f}/s  {said}"
         )
 
@@ -69,6 +86,10 @@ def summary(report: dict[str, Any]) -> str:
         f"({report['examples_per_second']:,.0f}/s)",
         "events: " + ", ".join(f"{n:,} {k}" for k, n in events.items() if n or k not in RARE),
     ]
+    if report["warm_start"]:
+        lines.append(
+            f"warm start from {report['warm_start']['path']}: {said(report['warm_start'])}"
+        )
     width = max(map(len, report["tasks"]), default=0)
     for name, task in report["tasks"].items():
         figures = task["served"]
@@ -77,8 +98,8 @@ def summary(report: dict[str, Any]) -> str:
             if task["kind"] == "regression"
             else ("auc", "log_loss", "normalised_entropy", "calibration")
         )
-        said = "  ".join(f"{k} {figures[k]:.4f}" for k in shown if figures[k] is not None)
-        lines.append(f"  {name:<{width}}  {task['count']:>9,} labels  {said}")
+        told = "  ".join(f"{k} {figures[k]:.4f}" for k in shown if figures[k] is not None)
+        lines.append(f"  {name:<{width}}  {task['count']:>9,} labels  {told}")
     lines += [
         f"drift events: {len(report['drift'])}; versions published: {len(report['snapshots'])}",
         f"state_hash {report['state_hash']}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 import time
 import uuid
@@ -20,15 +21,19 @@ from streaming.application import Application, Row, Shown
 from streaming.checkpoint import Checkpoints
 from streaming.dead_letters import DeadLetters
 from streaming.eventlog import EventLog, MemoryLog
+from streaming.growth import added
 from streaming.history import Produced, produce, read_rows, side_tables, topics
 from streaming.kafkalog import KafkaLog
 from streaming.learn import Loop, learn
 from streaming.learner import Learner, Step
 from streaming.live_log import LiveLog
+from streaming.memory_registry import MemoryRegistry
 from streaming.predictions import Predictions
-from streaming.registry import MemoryRegistry, Registry
+from streaming.registry import Registry
 from streaming.report import fingerprint, report
+from streaming.rollback import steps_wanted
 from streaming.sections import Kafka
+from streaming.warm_start import warm_start
 
 log = logging.getLogger("freshet.replay")
 MEDIA = ("memory", "parquet", "kafka")
@@ -39,7 +44,8 @@ ROWS_OF_A_SOURCE = 200_000
 class Replay:
     """What to replay, and how. `live` replays the live topics as far as they go now, on `kafka`;
     else it is the file `log`, through the medium `via`, with `controls` merged in, and every event
-    delivered `copies` times."""
+    delivered `copies` times. Where no checkpoint is gone on from, the model begins with that of
+    `warm_start`, a folder of checkpoints or a version's file."""
 
     app: Application
     log: Path | None = None
@@ -52,6 +58,7 @@ class Replay:
     limit: int | None = None
     checkpoints: Path | None = None
     checkpoint_every: int = 500
+    warm_start: Path | None = None
     predictions: Path | None = None
     dead_letters: Path | None = None
     controls: Iterable[Control] = ()
@@ -67,16 +74,18 @@ class Replay:
         """
         started = time.perf_counter()
         rows, tables = self._rows()
+        controls = list(self.controls)
         with ExitStack() as stack:
             events = stack.enter_context(self._medium())
-            learner = self._learner(events.topics)
+            learner = self._learner(events.base if isinstance(events, LiveLog) else events.topics)
             if isinstance(events, LiveLog):
+                learner.merge.added = added
                 made = Produced(0, [], events.identity())
-                learner.position.update(events.first_position())
+                learner.position |= events.base_position()
             else:
                 made = produce(
                     self.app, events, learner.codec, rows, tables,
-                    self.controls, self.copies, self.stop,
+                    controls, self.copies, self.stop,
                 )  # fmt: skip
             if self.stop.is_set():
                 return None
@@ -86,12 +95,21 @@ class Replay:
                     f"no row of the log could be used; row {first.row}: {first.reason}"
                 )
             registry = stack.enter_context(self._registry(made.digest))
-            checkpoints = None if self.checkpoints is None else Checkpoints(self.checkpoints)
+            back = events.rollbacks if isinstance(events, LiveLog) else steps_wanted(controls)
+            folder = self.checkpoints
+            if folder is None and back:
+                temporary = tempfile.TemporaryDirectory(prefix="freshet-replay-")
+                folder = Path(stack.enter_context(temporary))
+            checkpoints = None if folder is None else Checkpoints(folder)
+            if checkpoints is not None:
+                checkpoints.held |= back
             size = self._go_on(learner, registry, checkpoints, made.digest)
             letters = DeadLetters(self.dead_letters, size or 0)
             stack.callback(letters.close)
             if size is None:
                 letters.add_rows(made.bad)
+                if self.warm_start is not None:
+                    warm_start(learner, self.warm_start)
             writer = None
             if self.predictions is not None:
                 writer = Predictions(self.predictions, self.app.schema)
@@ -108,8 +126,9 @@ class Replay:
                 dead_letters=letters,
                 log_digest=made.digest,
                 checkpoints=checkpoints,
-                checkpoint_every=self.checkpoint_every,
+                checkpoint_every=self.checkpoint_every if self.checkpoints else sys.maxsize,
                 epoch=max(kept, registry.last_epoch()) + 1,
+                begun=learner.trainer.steps,
                 stop=self.stop,
                 on_step=on_step,
             )

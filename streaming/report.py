@@ -37,7 +37,11 @@ def report(learner: Learner, seconds: float) -> dict[str, Any]:
     of its labels, and the figures (`Metrics.figures`) of the predictions `served` and of those made
     in the step just before learning, `progressive`. `curve`: one served figure a task (AUC, or the
     mean squared error) for every 2,000 examples. `task_weights`: over event time, where they moved.
-    The others are lists of what happened, and what names this run.
+    `hard_parts`: five of them, measured (streaming/hard_parts.py).
+    `warm_start`: what it began with of another model (`model.transfer.transfer`), None for nothing.
+    `incidents`: drift events grouped by cause (`Incidents`);
+    `blind` are signals that no drift can be seen in, and why. The others are lists of what
+    happened, and what names this run.
     """
     events = {**learner.merge.released, **learner.join.counts, "bad": learner.bad}
     journal = learner.journal
@@ -50,12 +54,18 @@ def report(learner: Learner, seconds: float) -> dict[str, Any]:
             "examples_per_second": round(learner.examples / seconds, 1) if seconds > 0 else None,
             "steps": learner.trainer.steps,
             "quarantined": learner.quarantined,
+            "warm_start": learner.warm_start,
             "tasks": learner.scores.figures(),
+            "hard_parts": learner.hard_parts.figures(learner.trainer, learner.scores.served),
             "curve": learner.scores.curve,
             "drift": journal.drift,
+            "incidents": learner.incidents.listed(),
+            "blind": [b._asdict() for b in learner.blind()],
             "decisions": journal.decisions,
             "task_weights": journal.task_weights,
             "snapshots": journal.snapshots,
+            "rollbacks": journal.rollbacks,
+            "gaps": journal.gaps,
             "state_hash": learner.state_hash(),
             "fingerprint": fingerprint(learner.app.trainer.device),
             "config_hash": learner.app.config_hash(),

@@ -171,17 +171,62 @@ class Learn:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Which versions of a learner go live: all, where it is not `on`; else those of which nothing
+    shows that they are worse than what was served. `error` is the chance that good ones are ever
+    held; `margin`, the share of a label's variance by which they may be worse; `every`, of how many
+    batches one is looked at; `window`, examples looked at until another version is compared with.
+    Where `canary` is above 0, a version goes to that share of users first, and to all once nothing
+    spoke against it in `canary_examples` that were looked at.
+    """
+
+    on: bool = True
+    error: float = 0.01
+    margin: float = 0.02
+    every: int = 4
+    window: int = 5_000
+    canary: float = 0.0
+    canary_examples: int = 1_000
+
+    def __post_init__(self) -> None:
+        for name, most in (("error", 0.5), ("margin", 10.0)):
+            value = getattr(self, name)
+            if not 0 < value <= most:
+                raise ValueError(f"gate.{name} is {value}: expected above 0, and {most} at most")
+        _within("gate.every", self.every, 1, 10_000)
+        _within("gate.window", self.window, 1, 10**9)
+        _within("gate.canary_examples", self.canary_examples, 1, 10**9)
+        if not 0 <= self.canary < 1:
+            raise ValueError(f"gate.canary is {self.canary}: expected 0 or more, below 1")
+
+
+@dataclass(frozen=True)
 class Serve:
-    """The HTTP server. It knows no passwords: beyond loopback, put a proxy before it. `buffer` is
-    how many events it keeps while Kafka is away."""
+    """The HTTP server. It speaks no TLS: beyond loopback, put a proxy before it. Who ranks or tells
+    has to know `token`, who administers `admin_token`; there is no administering without one.
+    `buffer` is how many events it keeps while Kafka is away. Of one client, by its address, at most
+    `per_client` requests are at hand at once, and more are refused with 429; 0 is for any number,
+    as where a gateway asks for everybody. Of a proxy on loopback the address is that of
+    X-Forwarded-For. Of `shadow`, a learner's name, the versions score the rankings of a
+    `shadow_share` of users too, for comparison; "live" is the first learner's."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     buffer: int = 100_000
+    per_client: int = 0
+    shadow: str = ""
+    shadow_share: float = 0.1
+    token: Secret = NONE
+    admin_token: Secret = NONE
 
     def __post_init__(self) -> None:
         _within("serve.port", self.port, 0, 65_535)
         _within("serve.buffer", self.buffer, 1, 10**7)
+        if not 0 < self.shadow_share <= 1:
+            raise ValueError(
+                f"serve.shadow_share is {self.shadow_share}: expected above 0, 1 at most"
+            )
+        _within("serve.per_client", self.per_client, 0, 10**6)
 
 
 @dataclass(frozen=True)

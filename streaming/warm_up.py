@@ -35,7 +35,9 @@ BLOCK = 4_096
 def add_past(learner: Learner) -> None:
     """Has a new learner read a historical log first, and the live partitions after `hand_over`."""
     app, live = learner.app, learner.merge.partitions
+    added = learner.merge.added
     learner.merge = Merge([*live, *PARTITIONS], learner.codec, app.lateness_ms, app.id_memory_ms)
+    learner.merge.added = added
     for tp in live:
         learner.merge.maxima[learner.merge.index[tp]] = FOREVER
     learner.position |= dict.fromkeys(PARTITIONS, 0)

@@ -27,6 +27,10 @@ settings.register_profile("freshet", deadline=None, suppress_health_check=[Healt
 settings.load_profile("freshet")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests/model train: cpu, or cuda")
+
+
 def _end_with_us() -> None:
     """In a child: be ended when the test process dies, however it dies (Linux)."""
     if sys.platform == "linux":

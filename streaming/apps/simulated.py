@@ -100,7 +100,7 @@ def application(config: Config) -> Application:
             ),
         ),
         trainer=Trainer.Config(dense=DenseOptimiser(lr=0.05)),
-        drift=DriftMonitor.Config(allowance=0.5, threshold=14.0),
+        drift=DriftMonitor.Config(allowance=0.5, threshold=14.0, longest_block=512),
         publish_every=5,
     )
 

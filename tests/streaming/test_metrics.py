@@ -22,7 +22,7 @@ from streaming.ingest.metrics import Metrics as IngestMetrics
 from streaming.learn import Loop, learn
 from streaming.learn_metrics import Metrics as LearnMetrics
 from streaming.learner import Learner, Step
-from streaming.registry import MemoryRegistry
+from streaming.memory_registry import MemoryRegistry
 from streaming.serve.metrics import Metrics as ServeMetrics
 
 TABLE = Path(__file__).parents[2] / "infra" / "metrics.md"

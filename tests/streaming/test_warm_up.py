@@ -16,7 +16,7 @@ from streaming.eventlog import Chunk, MemoryLog, Position
 from streaming.history import BadRow, produce, topics
 from streaming.learn import Loop, learn
 from streaming.learner import Learner, Step
-from streaming.registry import MemoryRegistry
+from streaming.memory_registry import MemoryRegistry
 from streaming.warm_up import BLOCK, PARTITIONS, Past, add_past, hand_over, handed_over, has_past
 
 APP = replace(calm, publish_every=10_000)

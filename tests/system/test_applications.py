@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from streaming.application import (
     Task,
     Told,
 )
-from streaming.apps import census
+from streaming.apps import census, synthetic
 from streaming.replay import Replay
 
 START = 1_700_000_000_000
@@ -225,3 +226,17 @@ def test_census_is_two_pairs_of_tasks_without_what_answers_them(data_dir):
         assert all(task["served"]["auc"] > 0.75 for task in report["tasks"].values())
         hashes.add(report["state_hash"])
     assert len(hashes) == 2
+
+
+def test_synthetic_tasks_have_the_correlation_that_is_set():
+    for correlation, app in ((0.5, synthetic.half), (0.9, synthetic.most), (1.0, synthetic.same)):
+        blocks = islice(synthetic.labels(correlation), 40)
+        x, y = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        first, second = (x.T @ y).T  # each is w, but for its length (Stein's lemma)
+        cosine = first @ second / np.sqrt((first @ first) * (second @ second))
+        assert cosine == pytest.approx(correlation, abs=0.02)
+        if correlation == 1:
+            noise = np.sqrt(2) * synthetic.NOISE
+            assert (y[:, 0] - y[:, 1]).std() == pytest.approx(noise, rel=0.05)
+        report = Replay(app, limit=200).run()
+        assert report is not None and report["examples"] == 200

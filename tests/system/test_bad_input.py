@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from features.events import IMPRESSIONS
+from model.weighting import Weighting
 from streaming.application import (
     Aggregates,
     Application,
@@ -22,13 +24,14 @@ from streaming.application import (
     Told,
 )
 from streaming.dead_letters import DeadLetters
+from streaming.early_stopping import EarlyStopping
 from streaming.eventlog import MemoryLog
 from streaming.history import produce, topics
 from streaming.kafkalog import KafkaLog
 from streaming.learn import Loop, learn
 from streaming.learner import Learner
+from streaming.memory_registry import MemoryRegistry
 from streaming.parquetlog import ParquetLog
-from streaming.registry import MemoryRegistry
 from streaming.replay import Replay
 
 START = 1_700_000_000_000
@@ -160,6 +163,74 @@ def test_steps_that_are_not_finite_are_quarantined_the_same_way_each_time(tmp_pa
     assert "not finite" in letters[0] and json.loads(letters[0])["impressions"]
 
 
+SIZES = Application(
+    name="sizes",
+    schema=Schema(
+        (Field("user", "id"), Field("tags", "ids", size=4)),
+        (
+            Task("click", "binary", 5_000),
+            Task("size", "multiclass", 5_000, classes=3),
+            Task("stay", "regression", 5_000),
+        ),
+        user="user",
+    ),
+    rows=rows,
+)
+
+
+def shown(n: int, every_s: int = 1, silent: range = range(0)) -> list[Shown]:
+    """A row each `every_s` seconds, of which the `silent` ones are told no size and no stay."""
+    return [
+        Shown(
+            i, START + 1_000 * every_s * i, {"user": i % 9, "tags": [i % 5, i % 3]},
+            [Told("click", i % 9 > 4, 50)]
+            + ([] if i in silent else [Told("size", i % 3, 60), Told("stay", i % 9, 70)]),
+        )
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def test_labels_outside_their_range_and_a_million_ids_in_one_row_are_counted_and_skipped() -> None:
+    table = shown(600)
+    spoilt = {
+        100: (Told("click", 2, 50), "expected 0 or 1"),
+        200: (Told("size", 3, 50), "expected a class, 0 to 2"),
+        300: (Told("size", 0.5, 50), "expected a class, 0 to 2"),
+        400: (Told("stay", 1e30, 50), "out of range"),
+    }
+    for at, (told, _) in spoilt.items():
+        table[at] = table[at]._replace(told=[told])
+    many = {"user": 1, "tags": list(range(10**6))}
+    table[500] = table[500]._replace(fields=many)
+    letters = DeadLetters()
+    events, learner = MemoryLog(topics(1)), Learner(SIZES, topics(1), seed=0)
+    made = produce(SIZES, events, learner.codec, table, {})
+    assert learn(events, learner, Loop(MemoryRegistry(), letters), events.end_position())
+    (many_ids,) = made.bad
+    assert many_ids.row == 500 and "oversized: an event of more than" in many_ids.reason
+    assert learner.bad == letters.count == len(spoilt)
+    for letter, (_, said) in zip(letters.last, spoilt.values(), strict=True):
+        assert said in letter["reason"]
+    assert learner.examples == 599 and learner.quarantined == 0
+
+
+@pytest.mark.parametrize("kind", ["fixed", "reference", "gradnorm", "pcgrad"])
+def test_tasks_without_a_label_for_an_hour_of_event_time_go_on_after_it(kind: str) -> None:
+    """Two tasks are told nothing for the second of three hours; a third one always."""
+    table = shown(3 * 1_200, every_s=3, silent=range(1_200, 2_400))
+    app = replace(
+        SIZES, source=lambda: iter(table), weighting=Weighting(kind, window=5),
+        early_stopping=EarlyStopping.Config(threshold=4, labels=200),
+    )  # fmt: skip
+    report = Replay(app).run()
+    assert report is not None and report["quarantined"] == 0 and report["events"]["bad"] == 0
+    tasks = report["tasks"]
+    assert [tasks[name]["count"] for name in ("click", "size", "stay")] == [3_600, 2_400, 2_400]
+    assert tasks["click"]["served"]["auc"] > 0.9 and tasks["stay"]["served"]["mse"] < 1
+    silent = [point for point in report["task_weights"] if 0 < point["example"]]
+    assert all(0 < w < 3 for point in silent for w in point["weights"].values())
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -170,6 +241,15 @@ def test_steps_that_are_not_finite_are_quarantined_the_same_way_each_time(tmp_pa
             lambda: Schema((Field("user", "id"),), (Task("c", "binary", 5),), user="usr"),
             "did you mean 'user'",
         ),
+        (lambda: Schema((Field("a", "id"), Field("a", "dense")), APP.schema.tasks, "a"), "twice"),
+        (lambda: Schema((Field("a", "id"),), (), "a"), "at least one task"),
+        (lambda: Schema((Field("a", "id"),), APP.schema.tasks * 2, "a"), "twice: click, click"),
+        (lambda: replace(APP.schema, item="price"), "no field of kind 'id'"),
+        (lambda: replace(APP.schema, weight="user"), "no field of kind 'dense'"),
+        (lambda: Task("click", "binary", 5, classes=4), "1 for the other kinds"),
+        (lambda: Task("click", "multiclass", 5), "2 or more for 'multiclass'"),
+        (lambda: Task("click", "binary", 5, transform="log1p"), "only a regression"),
+        (lambda: Field("user", "id", size=5), "more for kind 'ids'"),
         (lambda: Application("a b", APP.schema, rows), "Application.name"),
         (lambda: APP.with_settings(["memory_ms=5"]), "memory_ms"),
         (lambda: APP.with_settings(["trainer.network.sharing=mmo"]), "mmoe"),

@@ -26,7 +26,7 @@ from streaming.history import BadRow
 from streaming.kafkalog import KafkaLog
 from streaming.learn import Loop, learn
 from streaming.learner import Learner
-from streaming.registry import MemoryRegistry
+from streaming.memory_registry import MemoryRegistry
 from streaming.sections import Kafka
 from streaming.topics import DEAD, create, open_log, prefix
 

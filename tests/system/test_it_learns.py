@@ -9,17 +9,18 @@ from sklearn.metrics import cohen_kappa_score, log_loss, roc_auc_score
 
 from features.events import Control
 
-# The column "first step" of the table "Real logs": whole stream, last half.
+# The column "target" of the table "Real logs", less .005 for the windows: whole stream, last half.
+# (MovieLens' rating is not quite there over the whole stream: .855.)
 TARGETS = {
     "kuairand": {
-        "is_click": (0.810, 0.820),
-        "long_view": (0.800, 0.808),
-        "is_profile_enter": (0.720, 0.740),
-        "is_comment": (0.715, 0.740),
-        "play_time": (1.70, 1.75),
+        "is_click": (0.817, 0.829),
+        "long_view": (0.805, 0.812),
+        "is_profile_enter": (0.733, 0.750),
+        "is_comment": (0.730, 0.755),
+        "play_time": (1.615, 1.645),
     },
-    "movielens": {"like": (0.780, 0.796), "rating": (0.880, 0.850)},
-    "elec2": {"class": (0.945, 0.938)},
+    "movielens": {"like": (0.792, 0.811), "rating": (0.859, 0.813)},
+    "elec2": {"class": (0.948, 0.941)},
 }
 ONLINE_HELPS = {
     "kuairand": ("is_click", "long_view", "play_time"),
@@ -45,7 +46,7 @@ def figure(task: str, served) -> float:
     return float(roc_auc_score(known.label, known.prediction))
 
 
-def test_served_predictions_reach_the_first_step(online):
+def test_served_predictions_reach_the_targets(online):
     name, _, served = online
     for task, (whole, last_half) in TARGETS[name].items():
         of_task = served[served.task == task]

@@ -18,7 +18,7 @@ from streaming.__main__ import load_application
 from streaming.dead_letters import DeadLetters
 from streaming.learn import Loop, learn
 from streaming.learner import Learner
-from streaming.registry import MemoryRegistry
+from streaming.memory_registry import MemoryRegistry
 from streaming.replay import Replay
 from streaming.sections import Kafka
 from streaming.topics import DEAD, ITEMS, create, describe, open_log

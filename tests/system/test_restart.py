@@ -21,7 +21,8 @@ from streaming.eventlog import MemoryLog
 from streaming.history import produce, read_rows, side_tables, topics
 from streaming.learn import Loop, learn
 from streaming.learner import Learner
-from streaming.registry import MemoryRegistry, Published, RegistryUnavailable
+from streaming.memory_registry import MemoryRegistry
+from streaming.registry import Published, RegistryUnavailable
 from streaming.replay import Replay
 from streaming.sections import Kafka
 
@@ -148,7 +149,7 @@ def test_a_registry_that_is_away_holds_no_checkpoint_up(undisturbed, data_dir, t
 
 
 class GoneRegistry(MemoryRegistry):
-    def publish(self, *_: object) -> Published:
+    def publish(self, *_: object, **__: object) -> Published:
         raise RegistryUnavailable("redis://127.0.0.1:9 does not answer")
 
 
