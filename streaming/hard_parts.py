@@ -45,9 +45,7 @@ class HardParts:
         self._against, self._pairs = np.zeros((tasks, tasks)), np.zeros((tasks, tasks))
         self._progressive, self._trained = np.zeros(tasks), np.zeros(tasks)
         self._looks = np.zeros(tasks, np.int64)
-        self._plain = np.array(
-            [name not in schema.columns_of_grids for name in layout.dense], bool
-        )
+        self._plain = np.array([name not in schema.columns_of_grids for name in layout.dense], bool)
         self._surrogate = Surrogate(int(self._plain.sum()), schema.outputs)
 
     def due(self, trainer: Trainer) -> bool:
