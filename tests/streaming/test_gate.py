@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import wait
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -94,6 +95,11 @@ def test_the_other_kinds_of_task_are_judged_too():
         assert evidence.worse > 5
 
 
+def loaded(gate):
+    """Waits for an anchor that is being loaded: what is found is then no matter of how fast."""
+    wait([] if gate._loading is None else [gate._loading])
+
+
 class Run:
     """A learner with a gate over a simulated log; what is `done` at an example is done once."""
 
@@ -109,6 +115,7 @@ class Run:
                 left.pop(example)(learner)
 
         def on_publish(published):
+            loaded(self.gate)
             self.pointers.append(self.registry.latest().version)
             if (trial := self.registry.trial()) is not None:
                 self.given.append(trial.manifest.version)
@@ -244,11 +251,15 @@ def test_a_learner_that_repeats_steps_after_a_crash_moves_nothing_back_and_is_no
             if learner.trainer.steps == crash_at:
                 raise Crash
 
+        def on_publish(published):
+            loaded(gate)
+            pointers.append(registry.latest().version)
+
         with closing(Gate(registry, EAGER)) as gate:
             loop = Loop(
                 registry, DeadLetters(), gate=gate, epoch=epoch, begun=begun,
                 checkpoints=checkpoints, checkpoint_every=22, on_step=on_step,
-                on_publish=lambda published: pointers.append(registry.latest().version),
+                on_publish=on_publish,
             )  # fmt: skip
             learn(log, learner, loop, log.end_position())
         return begun
