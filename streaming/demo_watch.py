@@ -62,7 +62,8 @@ def outcomes(
 
     `example` is the number of examples before the change. The event is the first of the change's
     task before the next change; of a `label_rate` rather one of that signal. `delay_examples`
-    counts from the change to the event; `rebalance` are the decisions taken at it.
+    counts from the change to the event; `rebalance` are the decisions taken at all of the change's
+    events, as not each is answered.
     """
     out = []
     for number, (change, example) in enumerate(planted):
@@ -81,6 +82,7 @@ def outcomes(
         entry |= {"drift": event, "delay_examples": None, "rebalance": []}
         if event is not None:
             entry["delay_examples"] = event["example"] - example
-            entry["rebalance"] = [d for d in decisions if d["example"] == event["example"]]
+            seen = {event["example"] for event in found}
+            entry["rebalance"] = [d for d in decisions if d["example"] in seen]
         out.append(entry)
     return out

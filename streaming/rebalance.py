@@ -20,6 +20,8 @@ from streaming.policies import Levels, faded, followed, lowered, parts, raised
 TASK_MOVES = ("weight", "tower_lr", "tower_keep", "held")
 MOVES = ("row_lr", "gradient", "frozen")
 """What a decision can be about: of one task, and of all ("held": streaming/early_stopping.py)."""
+ANSWERED = ("loss", "auc", "calibration")
+"""The signals whose drift is answered: those of the model's error, of a task each."""
 _HEAVIEST = 100.0
 _FRESH = 0.25
 """Gradients are combined for two half-lives."""
@@ -148,9 +150,13 @@ class Rebalancer:
         return self._combining if combines else None
 
     def apply(self, event: DriftEvent) -> list[Decision]:
-        """Answer a drift event; nothing while frozen. ValueError for a task it does not know."""
-        if not event.task:
-            return []  # of the inputs, which all tasks share
+        """Answer a drift event; nothing while frozen. ValueError for a task it does not know.
+
+        Only one of what the model gets wrong moves anything: where the inputs or a label rate alone
+        have moved, more weight does harm (infra/decisions/0017).
+        """
+        if event.signal not in ANSWERED:
+            return []
         task = self._index(event.task)
         self._example, self._time_ms = event.example, event.time_ms
         if self._frozen or self._parts == ("none",):

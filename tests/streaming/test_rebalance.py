@@ -61,7 +61,7 @@ def test_boosts_halve_over_the_half_life_however_it_is_cut_and_end_with_a_decisi
 def test_events_of_one_change_do_not_stack() -> None:
     rebalancer = Rebalancer(TASKS, BOTH)
     rebalancer.apply(event())
-    assert rebalancer.apply(event(signal="label_rate")) == []
+    assert rebalancer.apply(event(signal="calibration")) == []
     assert rebalancer.adjustment.task_weights.tolist() == [2.0, 1.0]
     rebalancer.update(5_000)
     assert [d.what for d in rebalancer.apply(event(example=7_000))] == [
@@ -152,10 +152,20 @@ def test_focus_moves_what_is_the_tasks_own_and_no_weight() -> None:
     assert adjustment.tower_lr.tolist() == adjustment.tower_keep.tolist() == [1.0, 1.0]
 
 
-def test_a_drift_of_the_inputs_moves_no_task() -> None:
+@pytest.mark.parametrize(
+    ("task", "signal"), [("", "mix:category"), ("", "mean:price"), ("click", "label_rate")]
+)
+def test_a_drift_of_inputs_or_of_a_label_rate_alone_moves_nothing(task: str, signal: str) -> None:
     rebalancer = Rebalancer(TASKS, BOTH)
-    assert rebalancer.apply(event("")) == []
+    assert rebalancer.apply(event(task, signal)) == []
     assert rebalancer.adjustment.task_weights.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("signal", ["loss", "auc", "calibration"])
+def test_a_drift_of_what_the_model_gets_wrong_is_answered(signal: str) -> None:
+    rebalancer = Rebalancer(TASKS, BOTH)
+    assert rebalancer.apply(event(signal=signal))
+    assert rebalancer.adjustment.task_weights.tolist() == [2.0, 1.0]
 
 
 act = st.one_of(

@@ -149,6 +149,7 @@ def test_an_outcome_is_the_changes_own_event_and_what_was_decided_then() -> None
     assert (first["drift"], first["delay_examples"]) == (drift[2], 20)
     assert first["rebalance"] == [decisions[0]]
     assert (second["drift"], second["delay_examples"]) == (drift[4], 25)
+    assert second["rebalance"] == [decisions[1]]
     (alone,) = outcomes(planted[:1], drift[:1], [])
     assert alone["drift"] is None and alone["rebalance"] == []
     assert not math.isnan(alone["example"])
