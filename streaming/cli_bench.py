@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from streaming import cli_bench_log, cli_bench_model, cli_bench_serve
-from streaming.cli_bench_drift import drift
+from streaming.cli_bench_drift import alarms, drift
 from streaming.cli_bench_soak import soak
 
 
@@ -29,6 +29,7 @@ for command in (
     cli_bench_log.recover,
     cli_bench_log.grid,
     drift,
+    alarms,
     soak,
 ):
     bench.add_command(command)

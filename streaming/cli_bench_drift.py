@@ -1,4 +1,4 @@
-"""The command `freshet bench drift`."""
+"""The commands `freshet bench drift` and `freshet bench alarms`."""
 
 from __future__ import annotations
 
@@ -68,3 +68,25 @@ def drift(seeds: int, kinds: tuple[str, ...], search: int | None, jobs: int, as_
         suite.DEFAULT,
     )
     click.echo(json.dumps(table.rows(), indent=2) if as_json else table.text())
+
+
+@click.command()
+@click.option("--streams", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def alarms(streams: int, as_json: bool) -> None:
+    """False alarms, and how late a change is seen, by detector.
+
+    In so many streams of a million examples, of batch means that are independent or that follow
+    AR(1) with rho .95: events where nothing changes (of one that the budget allows to each stream),
+    and examples until a rise of 1, 2 or 4 spreads of a batch mean is seen.
+    """
+    from streaming.bench.drift_alarms import run
+
+    rows = run(streams)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        value = "-" if row["value"] is None else f"{row['value']:,g}"
+        of = f", by {row['seen']} of {row['runs']}" if "seen" in row else ""
+        click.echo(f"{row['name']}: {value} {row['unit']}{of}")

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from streaming.__main__ import cli
-from streaming.bench import drift
+from streaming.bench import drift, drift_alarms
 from streaming.bench.drift_outcomes import Outcome
 from streaming.bench.drift_run import BATCH, Runner, Setting
 from streaming.bench.drift_streams import DRIFTED, KINDS, ONE_TASK, Stream, stream
@@ -131,6 +131,43 @@ def test_a_sample_of_the_suite_gains_by_the_default_and_not_by_its_placebos(monk
         assert rows[f"drift.one_task/{placebo}"]["area"][0] < area["value"]
     assert rows[f"drift.one_task/{drift.DEFAULT}"]["detected"] == 1
     assert all(math.isfinite(row["cost"][0]) for name, row in rows.items() if "/" in name)
+
+
+def test_each_other_kind_is_run_as_a_sample_on_two_seeds(monkeypatch) -> None:
+    others = [kind for kind in KINDS if kind not in ("one_task", "none")]
+    monkeypatch.setattr(drift, "stream", partial(stream, before=4_000, after=2_000))
+    monkeypatch.setattr(drift, "WORLDS_OF", dict.fromkeys(others, ("led",)))
+    monkeypatch.setattr(drift, "POLICIES", {p: drift.POLICIES[p] for p in ("none", drift.DEFAULT)})
+    words = [word for kind in others for word in ("--kind", kind)]
+    words = ["bench", "drift", "--seeds", "2", *words, "--json"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert len(others) == 7 and len(rows) == 2 * len(others)
+    for kind in others:
+        none, default = (rows[f"drift.{kind}/{policy}"] for policy in ("none", drift.DEFAULT))
+        assert none["runs"] == default["runs"] == 2
+        assert none["cost"] == [0.0] * 3 and all(map(math.isfinite, default["cost"]))
+        assert ("area" in default) == (kind != "feature")
+    for kind in ("sudden", "gradual", "incremental", "recurring", "label_rate"):
+        row = rows[f"drift.{kind}/{drift.DEFAULT}"]
+        assert row["detected"] > 0 and 0 < row["delay"] <= 2_000
+
+
+def test_alarms_are_within_the_budget_and_changes_are_seen(monkeypatch) -> None:
+    monkeypatch.setattr(drift_alarms, "EXAMPLES", 200_000)
+    configs = {"page_hinkley": drift_alarms.CONFIGS["page_hinkley"]}
+    monkeypatch.setattr(drift_alarms, "CONFIGS", configs)
+    words = ["bench", "alarms", "--streams", "8"]
+    done = CliRunner().invoke(cli, [*words, "--json"], catch_exceptions=False)
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert len(rows) == 8
+    for noise in drift_alarms.CORRELATIONS:
+        assert rows[f"drift.false.{noise}/page_hinkley"]["ratio"] <= 1
+    sooner, later = (rows[f"drift.delay.independent.{n}/page_hinkley"] for n in (4, 2))
+    assert sooner["seen"] == 8 and 0 < sooner["value"] < later["value"]
+    said = CliRunner().invoke(cli, words, catch_exceptions=False).output
+    assert "drift.delay.independent.4/page_hinkley: " in said and "by 8 of 8" in said
 
 
 def test_a_kind_that_is_none_is_refused() -> None:

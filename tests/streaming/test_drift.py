@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from streaming.bench.drift_alarms import replicates
 from streaming.detectors import DETECTORS, Rivers, detectors
-from streaming.drift import SIGNALS, DriftEvent, DriftMonitor, Key, Sums
+from streaming.drift import SIGNALS, DriftEvent, DriftMonitor, Key
 from streaming.drift_kernels import INCREASE
 
 BATCH = 64
@@ -116,21 +117,10 @@ def test_a_stationary_stream_has_at_most_one_event_in_200_000_examples(seed: int
 def of_replicates(
     detector: str, correlation: float, *, count: int, batches: int, rise: float = 0.0
 ) -> tuple[list[DriftEvent], float]:
-    """Events of 32 streams of batch means that follow AR(1), each as if it were alone; and how many
-    false ones their budgets allow. Half-way they rise by `rise` of their spreads."""
-    streams, r = 32, np.random.default_rng(0)
-    budget = DriftMonitor.Config().budget
-    config = DriftMonitor.Config(detector=detector, budget=budget // streams)
-    keys = [Key(f"t{n}", "label_rate") for n in range(streams)]
-    monitor = DriftMonitor([], config, keys)
-    values, counts = r.normal(size=streams), np.full(streams, count)
-    events = []
-    for i in range(batches):
-        noise = r.normal(size=streams) * math.sqrt(1 - correlation**2)
-        values = correlation * values + noise
-        shift = rise if i >= batches / 2 else 0.0
-        events += monitor.update(Sums((values + shift) * count, counts), (i + 1) * count, i)
-    return events, streams * batches * count / budget
+    """Events of 32 streams as of `freshet bench alarms`, and how many false ones are allowed."""
+    streams, config = 32, DriftMonitor.Config(detector=detector)
+    events = replicates(config, streams, correlation, count, batches, rise)
+    return events, streams * batches * count / config.budget
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
