@@ -17,7 +17,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import NewPartitions
 
 from features.codec import Codec
-from features.events import FEEDBACK, IMPRESSIONS, Control
+from features.events import FEEDBACK, IMPRESSIONS, Control, may_say
 from streaming.application import Application
 from streaming.commands import send
 from streaming.kafkalog import ANSWER_S, KafkaLog, admin_client
@@ -45,7 +45,7 @@ def added(control: Control | None) -> list[tuple[str, int]]:
 
 def growth(value: bytes | None) -> Control | None:
     """A record of the control topic, if it is such a command."""
-    if value is None or COMMAND.encode() not in value:
+    if value is None or not may_say(value, COMMAND):
         return None
     try:
         control = _CONTROL.decode(value)

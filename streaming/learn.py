@@ -225,12 +225,15 @@ def _take_back(learner: Learner, loop: Loop) -> None:
 
 
 def _kept(learner: Learner, loop: Loop, step: int) -> dict[str, Any] | None:
-    """The state of after an earlier step."""
+    """The state of after an earlier step; that of a roll-back is the one that it went back to."""
     if loop.checkpoints is None:
         return None
     _settle(learner, loop, wait=True)
     found = loop.checkpoints.find(step)
-    return None if found is None else found.tree
+    if found is None:
+        to = next((r["to"] for r in learner.journal.rollbacks if r["from"] + 1 == step), None)
+        return None if to is None else _kept(learner, loop, to)
+    return found.tree
 
 
 def _publish(learner: Learner, loop: Loop) -> bool:

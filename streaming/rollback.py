@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from features.events import Control
+from features.events import Control, may_say
 from streaming.shadow import LIVE
 
 COMMAND = "model.rollback"
@@ -41,7 +41,7 @@ def commands(values: Iterable[bytes | None]) -> list[Control]:
     """Those of the control topic's records that are such commands."""
     found = []
     for value in values:
-        if value is not None and COMMAND.encode() in value:
+        if value is not None and may_say(value, COMMAND):
             try:
                 found.append(_CONTROL.decode(value))
             except (msgspec.MsgspecError, RecursionError):

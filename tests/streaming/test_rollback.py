@@ -83,6 +83,30 @@ def test_cut_short_before_or_after_it_the_end_is_the_same(stop_at, middle_ms, tm
     assert went_on["rollbacks"] == whole["rollbacks"] and len(whole["rollbacks"]) == 1
 
 
+def test_a_roll_back_to_what_an_earlier_one_made_is_one_to_where_that_went(middle_ms, tmp_path):
+    """A live learner that ended between the two has a checkpoint of that number; a replay goes by
+    it without one."""
+    first = back(20, middle_ms)
+    once = Replay(APP, limit=ROWS, controls=[first]).run()
+    made = once["rollbacks"][0]["from"] + 1
+    times: list[int] = []
+
+    def on_step(learner, step):
+        if learner.trainer.steps > made:
+            times.append(step.cut.closed_ms)
+
+    Replay(APP, limit=ROWS, controls=[first], on_step=on_step).run()
+    later = times[len(times) // 2]
+    hashes = set()
+    for step in (20, made):
+        folder = tmp_path / str(step)
+        controls = [first, back(step, later, "again")]
+        report = Replay(APP, limit=ROWS, controls=controls, checkpoints=folder).run()
+        assert [r["to"] for r in report["rollbacks"]] == [20, step]
+        hashes.add(report["state_hash"])
+    assert len(hashes) == 1
+
+
 def test_a_command_that_makes_no_sense_changes_nothing(middle_ms):
     senseless = [back(step, middle_ms, str(step)) for step in (0, -1, "20", 1e3, True, 10**9, None)]
     others = [Control(c.id, c.time_ms, "for somebody else") for c in senseless]
@@ -94,4 +118,6 @@ def test_a_command_that_makes_no_sense_changes_nothing(middle_ms):
     of_another = Control("a", 1, "model.rollback", {"step": 3, "run": "shadow-x"})
     assert step_of(of_another) is None and step_of(of_another, "shadow-x") == 3
     assert commands([None, b"model.rollback", b'{"type":"end"}']) == []
+    escaped = rb'{"type":"control","id":1,"time_ms":1,"command":"model.roll\u0062ack"}'
+    assert [c.command for c in commands([escaped])] == ["model.rollback"]
     assert AFTER == 100
