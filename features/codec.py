@@ -35,7 +35,6 @@ from features.events import (
     Id,
     TimeMs,
     Version,
-    key,
     keys,
     numbers_of,
 )  # fmt: skip
@@ -304,7 +303,8 @@ class Codec:
         return suspect
 
     def _controls_into(self, events: Events, at: np.ndarray, given: list[Any]) -> np.ndarray:
-        events.controls.update((key(control.id), control) for control in given)
+        places = zip(events.partition[at].tolist(), events.offset[at].tolist(), strict=True)
+        events.controls.update(zip(places, given, strict=True))
         events.id[at], events.time[at] = keys([c.id for c in given]), [c.time_ms for c in given]
         return np.zeros(len(at), np.bool_)
 

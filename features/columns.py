@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from features.events import Control, key
+from features.events import Control
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Events:
     floats: np.ndarray
     partition: np.ndarray  # index in the merge's list
     offset: np.ndarray
-    controls: dict[int, Control]  # by id
+    controls: dict[tuple[int, int], Control]  # by partition and offset: ids may be sent again
 
     def __len__(self) -> int:
         return len(self.time)
@@ -55,9 +55,14 @@ class Events:
         tree: dict[str, Any] = {
             f.name: getattr(self, f.name) for f in fields(self) if f.name != "controls"
         }
-        return tree | {"controls": [msgspec.to_builtins(c) for c in self.controls.values()]}
+        controls = [[*at, msgspec.to_builtins(c)] for at, c in self.controls.items()]
+        return tree | {"controls": controls}
+
+    def control(self, row: int) -> Control | None:
+        """The command at a row; None where that is none."""
+        return self.controls.get((int(self.partition[row]), int(self.offset[row])))
 
     @classmethod
     def restored(cls, tree: dict[str, Any]) -> Events:
-        controls = [msgspec.convert(c, Control) for c in tree["controls"]]
-        return cls(**{**tree, "controls": {key(c.id): c for c in controls}})
+        controls = {(p, at): msgspec.convert(c, Control) for p, at, c in tree["controls"]}
+        return cls(**{**tree, "controls": controls})

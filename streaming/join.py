@@ -227,7 +227,7 @@ class Join:
         )
         return Cut(
             self._inputs(nothing), nothing, empty, empty.mask, nothing, nothing, nothing, nothing,
-            int(self.events.e[row]), self.events.controls[int(self.events.id[row])],
+            int(self.events.e[row]), self.events.control(row),
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:

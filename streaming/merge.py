@@ -106,8 +106,7 @@ class Merge:
         nothing of theirs may come before it."""
         for place in np.flatnonzero(out.rank[order] == CONTROL_RANK).tolist():
             row = int(order[place])
-            command = out.controls.get(int(out.id[row]))
-            new = [tp for tp in self.added(command) if tp not in self.index]
+            new = [tp for tp in self.added(out.control(row)) if tp not in self.index]
             if new:
                 rest = out.take(np.sort(order[place + 1 :]))  # by partition and offset
                 parts = [rest.take(rest.partition == p) for p in np.unique(rest.partition)]

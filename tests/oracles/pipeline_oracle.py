@@ -10,7 +10,8 @@ HEARTBEAT = -1
 
 
 class Event(NamedTuple):
-    """One record: what it is and what it says; `kind` and `value` are a feedback's."""
+    """One record: what it is and what it says; `kind` and `value` are a feedback's, `value` also a
+    command's."""
 
     rank: int
     time: int
@@ -57,7 +58,8 @@ def merged(
 
 
 def joined(stream: list, tasks: list, batch_size: int, tick: int = 0) -> tuple[list, dict]:
-    """[(shown ids, [(id, {task: label or None})]) or a control's id], and the orphans' count.
+    """[(shown ids, [(id, {task: label or None})]) or a control's id and value],
+    and the orphans' count.
 
     `tasks` are (name, window, close, kind). The stream is whole: it ends with an END event.
     """
@@ -98,7 +100,7 @@ def joined(stream: list, tasks: list, batch_size: int, tick: int = 0) -> tuple[l
         elif rank == CONTROL:
             if batch:
                 cut()
-            cuts.append(id)
+            cuts.append((id, event.value))
         elif rank == IMPRESSION:
             shown.append(id)
             pending[id] = (e, {name: None for name, *_ in tasks})

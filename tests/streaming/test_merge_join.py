@@ -38,7 +38,8 @@ def columns_of(
         elif event.rank == END:
             values.append(codec.encode(End(event.time)))
         elif event.rank == CONTROL:
-            values.append(codec.encode(Control(event.id, event.time, "note")))
+            said = {"value": event.value}
+            values.append(codec.encode(Control(event.id, event.time, "note", said)))
         elif event.rank == IMPRESSION:
             values.append(
                 codec.encode(codec.impression(event.id, event.time, {"user": event.id % 3}))
@@ -78,7 +79,7 @@ def run(
             again = False
             for cut in join.cuts(merge.watermark):
                 if cut.control is not None:
-                    cuts.append(cut.control.id)
+                    cuts.append((cut.control.id, cut.control.arguments["value"]))
                 else:
                     shown = join.ring.columns["id"][cut.shown_slots].astype(np.float32)
                     served = join.serve(cut, np.repeat(shown[:, None], SCHEMA.outputs, axis=1))
@@ -135,6 +136,7 @@ def partitioned_logs(draw):
         ("feedback", 0): [],
         ("feedback", 1): [],
         ("control", 0): [],
+        ("control", 1): [],
     }
     last = 0
     times = st.integers(0, 40)
@@ -149,7 +151,8 @@ def partitioned_logs(draw):
             if tp[0] == "impressions":
                 events.append(Event(IMPRESSION, time, id))
             elif tp[0] == "control":
-                events.append(Event(CONTROL, time, id))
+                said = float(draw(st.integers(0, 9)))  # also by another of the same id
+                events.append(Event(CONTROL, time, id, value=said))
             else:
                 kind = draw(st.sampled_from([t.name for t in TASKS]))
                 value = float(draw(st.integers(0, 1)))
