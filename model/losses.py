@@ -37,7 +37,7 @@ class Objective:
         self.ends = np.array([schema.output_slices[t.name].stop for t in schema.tasks])
         self.task_of_output = np.repeat(np.arange(len(self.kinds)), self.ends - self.starts)
         self.is_regression = self.kinds == _KINDS["regression"]
-        kept = np.array([t.kept_negatives for t in schema.tasks], np.float32)
+        kept = np.array([t.kept_negatives * t.learnt_negatives for t in schema.tasks], np.float32)
         self.kept_negatives = kept[self.task_of_output]
         of_output = self.is_regression[self.task_of_output]
         self._regression_outputs = torch.from_numpy(of_output).to(device)

@@ -88,7 +88,8 @@ class Task:
 
     `given` names a task that comes before this one on the way, as the click before the purchase:
     both are learnt from all impressions, as one chain (ESMM). `kept_negatives` is the share of
-    negatives that the log holds, where it was sampled; predictions are then as of all.
+    negatives that the log holds, where it was sampled, and `learnt_negatives` that of these which
+    are learnt from, the same at each run over a log; predictions are then as of all.
 
     `source` and `goal` are words of one's own, of where its labels come from and which business
     goal it is of: tasks can be grouped by them (model/grouping.py).
@@ -104,6 +105,7 @@ class Task:
     huber: float = 0.0
     given: str = ""
     kept_negatives: float = 1.0
+    learnt_negatives: float = 1.0
     source: str = ""
     goal: str = ""
 
@@ -124,16 +126,16 @@ class Task:
             raise ValueError(
                 f"Task({self.name!r}).huber is {self.huber}: expected 0, or more for a regression"
             )
-        if not 0 < self.kept_negatives <= 1:
-            raise ValueError(
-                f"Task({self.name!r}).kept_negatives is {self.kept_negatives}: "
-                "expected more than 0, and 1 at most"
-            )
-        if self.kept_negatives < 1 and self.kind != "binary":
-            raise ValueError(
-                f"Task({self.name!r}).kept_negatives is {self.kept_negatives}: "
-                "only a binary task has negatives"
-            )
+        for what in ("kept_negatives", "learnt_negatives"):
+            share = getattr(self, what)
+            if not 0 < share <= 1:
+                raise ValueError(
+                    f"Task({self.name!r}).{what} is {share}: expected more than 0, and 1 at most"
+                )
+            if share < 1 and self.kind != "binary":
+                raise ValueError(
+                    f"Task({self.name!r}).{what} is {share}: only a binary task has negatives"
+                )
         if self.window_ms < 0:
             raise ValueError(
                 f"Task({self.name!r}).window_ms is {self.window_ms}: expected 0 or more"
@@ -205,11 +207,12 @@ class Schema:
                 f"binary one: {nearest(task.given, binary)}"
             )
         for of_chain in (task, before[[t.name for t in before].index(task.given)]):
-            if of_chain.kept_negatives < 1:
-                raise ValueError(
-                    f"Task({of_chain.name!r}).kept_negatives is {of_chain.kept_negatives}: "
-                    "expected 1 in a chain, which is learnt from all impressions"
-                )
+            for what in ("kept_negatives", "learnt_negatives"):
+                if (share := getattr(of_chain, what)) < 1:
+                    raise ValueError(
+                        f"Task({of_chain.name!r}).{what} is {share}: "
+                        "expected 1 in a chain, which is learnt from all impressions"
+                    )
 
     def of_kind(self, kind: str) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if f.kind == kind)

@@ -101,7 +101,7 @@ class Gate:
     def see(self, step: Step) -> None:
         """Takes in a step: of every `every`-th the anchor's predictions, too. While a learner that
         went on from a checkpoint repeats steps, the anchor knows their labels: they say nothing."""
-        if step.report is None or self._anchor is None:
+        if step.report is None or step.progressive is None or self._anchor is None:
             return
         if not self._new and step.report.step <= self._anchor.version:
             return
@@ -112,7 +112,7 @@ class Gate:
         if self._paired is None:
             config = self._config
             self._paired = Paired(scorer.schema, config.error, config.margin)
-        self._paired.update(batch, step.report.predictions, scorer.predict(batch.inputs))
+        self._paired.update(batch, step.progressive, scorer.predict(batch.inputs))
         self._pairs += len(batch)
         self._looked_at += len(batch)
         if not step.report.finite or self._canary is not None:

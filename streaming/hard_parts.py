@@ -26,7 +26,7 @@ EVERY = 32
 """Steps from one look to the next: a look costs about as much as a step."""
 REMEDIES = {
     "conflict": "weighting.kind=pcgrad, or groups of tasks (freshet affinity)",
-    "imbalance": "Task.weight, kept_negatives, a chain (Task.given)",
+    "imbalance": "Task.weight, learnt_negatives, a chain (Task.given)",
     "cost": "fewer experts, trainer.network.bf16, larger batches",
     "over_fitting": "trainer.dense.l2, trainer.network.dropout, early_stopping.threshold",
     "opacity": "features that say more; freshet features show",

@@ -13,7 +13,9 @@ import numpy as np
 from features.codec import Bad
 from features.events import Control
 from features.windows import Windows
+from model.batch import Batch
 from model.digest import tree_hash
+from model.sampling import NegativeSampling
 from model.train import StepReport, Trainer
 from streaming.application import Application
 from streaming.drift import Blind, DriftEvent, DriftMonitor, Sums
@@ -42,10 +44,10 @@ def nothing_kept(step: int) -> dict[str, Any] | None:
 
 
 class Step:
-    """What one cut did: the cut, the served predictions of its examples, the step's report, and the
-    signals that drift was looked for in."""
+    """What one cut did: the cut, the served predictions of its examples and, where it was learnt
+    from, the progressive ones, the step's report, and the signals that drift was looked for in."""
 
-    __slots__ = ("cut", "decisions", "drifts", "report", "served", "signals")
+    __slots__ = ("cut", "decisions", "drifts", "progressive", "report", "served", "signals")
 
     def __init__(
         self,
@@ -55,9 +57,11 @@ class Step:
         drifts: list[DriftEvent],
         decisions: list[Decision],
         signals: Sums | None = None,
+        progressive: np.ndarray | None = None,
     ) -> None:
         self.cut, self.served, self.report = cut, served, report
         self.drifts, self.decisions, self.signals = drifts, decisions, signals
+        self.progressive = progressive
 
 
 class Learner:
@@ -81,6 +85,7 @@ class Learner:
         self.merge = Merge(partitions, self.codec, app.lateness_ms, app.id_memory_ms)
         self.join = Join(app.schema, self.windows.layout, app.trainer.batch_size, app.tick_ms)
         self.trainer = Trainer(app.schema, self.windows.layout, app.trainer, seed)
+        self.sampling = NegativeSampling(app.schema)
         self.weighter = app.weighting.build([t.weight for t in app.schema.tasks], seed)
         self.signals = Signals(app.schema, self.windows.layout, app.drift)
         self.drift = DriftMonitor(self.tasks, app.drift, self.signals.keys)
@@ -141,16 +146,13 @@ class Learner:
         if self.early_stopping.holds:
             progressive = self.trainer.predict(cut.batch.inputs)
         elif self.learning:
-            look = self.hard_parts.due(self.trainer)
-            if look:
-                self.hard_parts.before(self.trainer, cut.batch)
-            report = self.trainer.step(cut.batch, self.rebalancer.weighter or self.weighter)
-            self.lap("train")
-            if look:
-                self.hard_parts.after(self.trainer, cut.batch, report)
-            self._count(report)
-            self.journal.closed = [self._closed_from(cut), cut.closed_ms]
-            progressive = report.predictions
+            batch = cut.batch
+            if self.sampling:
+                progressive = self.trainer.predict(batch.inputs)
+                batch = self.sampling.take(batch, cut.ids)
+            if len(batch):
+                report = self._step(cut, batch)
+                progressive = report.predictions if progressive is None else progressive
         self.scores.update(cut.batch, served, progressive)
         signals = self.signals.of(cut.batch, served, unseen)
         drifts = self.signals.named(self.drift.update(signals, self.examples, cut.closed_ms))
@@ -170,7 +172,20 @@ class Learner:
         if report is not None and report.finite:
             self.weighter.update(report.loss, report.count, report.gram)
             self._adjust()
-        return Step(cut, served, report, drifts, decisions, signals)
+        return Step(cut, served, report, drifts, decisions, signals, progressive)
+
+    def _step(self, cut: Cut, batch: Batch) -> StepReport:
+        """Learns from a cut's batch, or from what was drawn of it."""
+        look = self.hard_parts.due(self.trainer)
+        if look:
+            self.hard_parts.before(self.trainer, batch)
+        report = self.trainer.step(batch, self.rebalancer.weighter or self.weighter)
+        self.lap("train")
+        if look:
+            self.hard_parts.after(self.trainer, batch, report)
+        self._count(report)
+        self.journal.closed = [self._closed_from(cut), cut.closed_ms]
+        return report
 
     def blind(self) -> list[Blind]:
         """The watched signals that say nothing, and why."""

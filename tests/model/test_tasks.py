@@ -146,7 +146,7 @@ def test_a_schema_comes_back_from_json_and_from_that_of_an_older_snapshot() -> N
     assert Schema.from_json(schema.to_json()) == schema
     older = json.loads(Schema(FIELDS, CHAIN[:1], "user").to_json())
     del older["weight"]
-    for name in ("huber", "given", "kept_negatives"):
+    for name in ("huber", "given", "kept_negatives", "learnt_negatives"):
         del older["tasks"][0][name]
     assert Schema.from_json(json.dumps(older)) == Schema(FIELDS, CHAIN[:1], "user")
 
@@ -171,10 +171,11 @@ def test_a_wrong_chain_is_named(tasks: list[Task], said: str) -> None:
 def test_wrong_losses_are_named(small: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match=r"Task\('a'\)\.huber is 1\.0: expected 0, or more for"):
         Task("a", "binary", 0, huber=1.0)
-    for kept in (0.0, 1.5):
-        with pytest.raises(ValueError, match=r"kept_negatives is .*: expected more than 0, and 1"):
-            Task("a", "binary", 0, kept_negatives=kept)
-    with pytest.raises(ValueError, match="only a binary task has negatives"):
-        Task("a", "regression", 0, kept_negatives=0.5)
+    for name in ("kept_negatives", "learnt_negatives"):
+        for share in (0.0, 1.5):
+            with pytest.raises(ValueError, match=f"{name} is .*: expected more than 0, and 1"):
+                Task("a", "binary", 0, **{name: share})
+        with pytest.raises(ValueError, match="only a binary task has negatives"):
+            Task("a", "regression", 0, **{name: 0.5})
     with pytest.raises(ValueError, match=r"Schema\.weight is 'count', .*: did you mean 'counts'"):
         Schema(FIELDS, CHAIN, "user", weight="count")
