@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.schema import Task
+from model.batch import Batch, Inputs
+from model.schema import Field, Schema, Task
 from streaming.apps.simulated import app as simulated
 from streaming.checkpoint import Checkpoints
 from streaming.dead_letters import DeadLetters
@@ -21,7 +22,7 @@ from streaming.history import produce, topics
 from streaming.learn import Loop, learn
 from streaming.learner import Learner
 from streaming.memory_registry import MemoryRegistry
-from streaming.paired import Evidence
+from streaming.paired import Evidence, Paired
 from streaming.registry import NoSuchVersion, RegistryUnavailable
 from streaming.sections import Gate as Config
 
@@ -47,6 +48,26 @@ def test_a_model_as_good_as_the_anchor_is_found_worse_as_often_as_the_error_says
         labels, says = drawn(draw, 6_400, rate, 0.3)
         found += told(Evidence(BINARY, 1e-6), says(), says(), labels) >= -np.log(0.05)
     assert found <= 300 * 0.05
+
+
+def test_of_a_hundred_learners_as_good_as_their_anchors_one_at_most_is_held():
+    """By the default error, over three tasks and three anchors, with no margin to speak of."""
+    tasks = tuple(Task(name, "binary", 0) for name in ("click", "like", "share"))
+    schema = Schema((Field("user", "id"), Field("item", "id")), tasks, "user", "item")
+    none = Inputs(*(np.zeros((64, 0), kind) for kind in (np.int64, np.float32, np.float32)))
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        paired = Paired(schema, Config().error, 1e-6)
+        found = False
+        for n in range(60):
+            labels, says = zip(*(drawn(draw, 64, 0.2, 0.3) for _ in tasks), strict=True)
+            batch = Batch(none, np.stack(labels, 1), np.ones((64, 3), bool))
+            paired.update(batch, *(np.hstack([s() for s in says]) for _ in range(2)))
+            found |= bool(paired.worse())
+            if n % 20 == 19:
+                paired.restart()
+        held += found
+    assert held <= 1
 
 
 def told(evidence, candidate, anchor, labels):
