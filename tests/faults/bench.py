@@ -122,10 +122,11 @@ class Bench:
         self._rounds += 1
         return self.folder / f"round-{self._rounds}"
 
-    def learner(self, checkpoints: Path, aim: Aim | None = None) -> Command:
-        """A learner that ends at the log's end, if it is not killed."""
+    def learner(self, checkpoints: Path, aim: Aim | None = None, waits: bool = False) -> Command:
+        """A learner that ends at the log's end, or `waits` for more there."""
         said = checkpoints.parent / f"{checkpoints.name}-{next(self._learners)}.said"
-        words = ["learn", f"{self.folder / 'my_app.py'}:app", "--json", "--until-end"]
+        words = ["learn", f"{self.folder / 'my_app.py'}:app", "--json"]
+        words += [] if waits else ["--until-end"]
         words += ["--broker", self.broker, "--redis", self.url, "--checkpoints", str(checkpoints)]
         words += ["--checkpoint-every", str(EVERY)]
         environ = {VARIABLE: aim} if isinstance(aim, str) else {}

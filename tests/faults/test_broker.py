@@ -19,6 +19,9 @@ import pytest
 from live_topics import topics
 from redis_server import free_port
 from replays import replayed
+from served import Served
+
+from features.events import FEEDBACK, IMPRESSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 3_000
@@ -93,3 +96,29 @@ def test_killed_and_back_in_the_middle_of_everything_it_ends_as_undisturbed(
     report = json.loads(said[f"\n{said}".index("\n{\n") :])
     assert report["state_hash"] == undisturbed["state_hash"]
     assert report["tasks"] == undisturbed["tasks"] and report["epoch"] == 1
+
+
+@pytest.mark.timeout(600)
+def test_a_server_ranks_through_it_and_what_it_keeps_is_there_once(
+    data_dir, redis_client, redis_url, tmp_path
+):
+    with own_broker(tmp_path / "kafka") as broker:
+        served = Served(broker.address, redis_url, tmp_path, data_dir)
+        with served.serve() as worker:
+            shown = served.rank().json()["impressions"]
+            worker.until(lambda: served.metric("freshet_log_buffer_events") == 0)
+            broker.kill()
+            shown += served.rank().json()["impressions"]
+            told = served.tell(shown[0]["id"])
+            assert told.status_code == 202
+            time.sleep(AWAY_S)
+            assert served.rank().status_code == 200
+            broker.start()
+            worker.until(lambda: served.metric("freshet_log_buffer_events") == 0)
+            assert served.rank().status_code == 200
+            worker.stop()
+        ids = [event["id"] for event in served.events(IMPRESSIONS)]
+        assert len(served.events(FEEDBACK)) == 1
+        served.log.close()
+    assert len(ids) == len(set(ids)) == 20
+    assert {impression["id"] for impression in shown} < set(ids)

@@ -22,6 +22,11 @@ from streaming.learner import Learner
 from streaming.memory_registry import MemoryRegistry
 from streaming.redis_registry import RedisRegistry
 
+FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+"""
+
 
 def test_with_a_full_disk_it_learns_on_and_with_space_again_the_next_one_is_whole(
     data_dir, tmp_path, caplog
@@ -61,6 +66,22 @@ def test_with_a_full_disk_it_learns_on_and_with_space_again_the_next_one_is_whol
     again.load(after[0].tree)
     assert learn(events, again, Loop(MemoryRegistry(), DeadLetters()), events.end_position())
     assert again.state_hash() == learner.state_hash()
+
+
+def test_with_a_full_disk_sigterm_ends_it_in_time_and_the_next_one_ends_as_undisturbed(bench):
+    checkpoints, app = bench.begin(), bench.folder / "my_app.py"
+    module = app.read_text()
+    app.write_text(module + FULL)
+    try:
+        with bench.learner(checkpoints, waits=True) as learner:
+            learner.until(lambda: "is not written: " in learner.said.read_text())
+            learner.stop()
+    finally:
+        app.write_text(module)
+    assert not list(checkpoints.glob("epoch-*"))
+    report = bench.run(checkpoints)
+    assert report["state_hash"] == bench.oracle["state_hash"]
+    assert report["epoch"] == 2
 
 
 def test_a_folder_taken_to_another_place_goes_on_exactly(bench):

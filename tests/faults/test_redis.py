@@ -22,6 +22,8 @@ from streaming.redis_registry import RedisRegistry
 ROWS = 1_000
 AWAY_S = float(os.environ.get("FAULTS_AWAY_S", 3))
 EVERY = ("--checkpoint-every", "5", "--set", "publish_every=3")
+REFUSING = ("restarted", "restarted-empty", "out-of-memory", "read-only", "gone-for-long")
+"""The faults in which Redis takes nothing."""
 Act = Callable[[RedisServer], object]
 
 
@@ -88,6 +90,8 @@ def test_learning_goes_on_and_what_was_not_published_or_written_is_once_it_can_b
         made.produce(data_dir, ROWS)
         kept = tmp_path / "checkpoints" / f"epoch-000001.step-{undisturbed['steps']:012d}"
         learn.until(kept.is_dir)
+        if fault in REFUSING:
+            ingest.until(lambda: "not written" in ingest.said.read_text())
         mend(server)
         with closing(RedisRegistry(server.url, made.app.name)) as registry:
             learn.until(

@@ -60,7 +60,7 @@ def test_killed_while_it_swaps_versions_every_ranking_is_by_one_of_them(
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("fault", ["restarted", "flushed", "out-of-memory", "read-only"])
+@pytest.mark.parametrize("fault", ["restarted", "flushed", "out-of-memory", "read-only", "slow"])
 def test_through_faults_of_redis_it_keeps_its_version_and_ranks_again(
     fault, kafka, data_dir, tmp_path
 ):
@@ -78,6 +78,11 @@ def test_through_faults_of_redis_it_keeps_its_version_and_ranks_again(
             server.start()
         elif fault == "flushed":
             server.client.flushall()
+        elif fault == "slow":
+            server.delay_s = 1.0
+            assert served.rank().json()["type"] == "urn:freshet:problem:features-unavailable"
+            assert served.http.get("/readyz").status_code == 200
+            server.delay_s = 0.0
         elif fault == "out-of-memory":
             server.client.config_set("maxmemory", 1)
         else:

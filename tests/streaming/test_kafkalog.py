@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import pytest
 from confluent_kafka import Producer
@@ -100,6 +101,34 @@ def test_an_offset_lost_since_the_reader_was_opened_is_an_error(
     with pytest.raises(ConnectionError, match="out of range"):
         while reader.read("t", 0, timeout_s=10).offsets:
             pass
+    reader.close()
+
+
+def test_a_poll_interval_that_was_overrun_loses_no_event_and_is_no_error(
+    kafka: str, topic_prefix: str
+) -> None:
+    """A long step, publication or checkpoint: what is assigned is no group's to take away."""
+    log, interval_ms = created(kafka, topic_prefix), 1_000
+    for i in range(10):
+        log.append("t", None, b"%d" % i, 1000, partition=0)
+    log.flush()
+    reader = streaming.kafkalog.KafkaReader(
+        {
+            **streaming.kafkalog.CONSUMER_CONFIG,
+            "bootstrap.servers": kafka,
+            "session.timeout.ms": interval_ms,
+            "max.poll.interval.ms": interval_ms,
+        },
+        topic_prefix,
+        {("t", 0): 0},
+    )
+    values = list(reader.read("t", 0, max_records=4, timeout_s=10).values)
+    time.sleep(2.5 * interval_ms / 1000)
+    while len(values) < 10:
+        chunk = reader.read("t", 0, timeout_s=10)
+        assert chunk.offsets
+        values += chunk.values
+    assert values == [b"%d" % i for i in range(10)]
     reader.close()
 
 

@@ -52,6 +52,24 @@ def test_what_the_end_has_taught_is_published_once_the_registry_is_back(monkeypa
     assert latest is not None and latest.version == learner.trainer.steps > 0
 
 
+def test_a_registry_that_has_lost_its_versions_is_given_a_whole_one():
+    app = replace(simulated.with_settings(["trainer.batch_size=8"]), publish_every=1)
+    log, registry, kinds = MemoryLog(topics(1)), MemoryRegistry(), []
+    learner = Learner(app, log.topics, seed=0)
+    assert app.source is not None
+    produce(app, log, learner.codec, islice(app.source(), 300), {})
+
+    def on_publish(done):
+        kinds.append(done.kind)
+        if len(kinds) == 1:
+            registry.clear()
+
+    loop = Loop(registry, DeadLetters(), on_publish=on_publish)
+    assert learn(log, learner, loop, log.end_position())
+    assert kinds[:3] == ["full", "full", "delta"]
+    assert registry.latest().version == learner.trainer.steps
+
+
 def test_while_a_hundred_steps_are_not_finite_nothing_is_published():
     """The model of before stands as it was, and was published: there is nothing new to tell."""
     spoiling = ("trainer.dense.kind=sgd", "trainer.dense.lr=1e38", "trainer.batch_size=2")
