@@ -272,12 +272,12 @@ class World(RuleBasedStateMachine):
         if (loaded := self.readers[number][1].current) is not None:
             self.in_flight.append(loaded)
 
-    @rule()
-    def a_request_ends_by_the_version_that_it_began_with(self):
-        if self.in_flight:
-            loaded = self.in_flight.pop(0)
+    @invariant()
+    def a_request_goes_on_with_the_version_that_it_began_with(self):
+        for loaded in self.in_flight:
             says = self.made[loaded.manifest.version].says
             assert (loaded.scorer.predict(self.asked) == says).all()
+        del self.in_flight[:-3]
 
     @rule(number=st.integers(0, 2))
     def a_reader_dies_and_another_begins(self, number):
