@@ -17,11 +17,18 @@ from streaming.cli_bench_rows import show
 def train(runs: int, device: str, as_json: bool) -> None:
     """The shipped train step: an MMoE of 8 experts and 6 tasks, one thread.
 
-    Against the same network as most would write it first, River's factorisation machine, and the
-    machine's own matrix products.
+    Against the same network as most would write it first, River's factorisation machine, the same
+    network of torch-rechub and of DeepCTR-Torch where they are installed, and the machine's own
+    matrix products.
     """
+    from streaming.bench import train_rivals
     from streaming.bench.train import run
 
+    for module in sorted(set(train_rivals.NAMES) - set(train_rivals.installed())):
+        name = train_rivals.NAMES[module]
+        click.echo(
+            f"{name} is not installed: no row of it (pip install 'freshet[rivals]')", err=True
+        )
     show(run(runs, device), as_json)
 
 

@@ -1,5 +1,6 @@
 """`train.*`: examples a second of the shipped `Trainer.step`, against the naive version, River's
-factorisation machine, and what the machine's own matrix product would allow."""
+factorisation machine, other libraries' steps where they are installed, and what the machine's own
+matrix product would allow."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from torch import nn
 from model.batch import Batch
 from model.network import NetworkConfig
 from model.train import Trainer
+from streaming.bench import train_rivals
 from streaming.bench.naive import NaiveMMoE
 from streaming.bench.train_work import DENSE, FIELDS, TASKS, Work, layout, schema
 
@@ -41,18 +43,23 @@ def run(runs: int, device: str = "cpu") -> list[dict[str, Any]]:
         work = Work(items, size, EXAMPLES // size)
         ours, naive = [], []
         losses = []
+        rivals = train_rivals.installed() if name == "train.fp32" and device == "cpu" else {}
+        theirs: dict[str, list[float]] = {rival: [] for rival in rivals}
         for _ in range(runs):
             shipped = _ours(work, device, bf16=name == "train.bf16")
             one, other = _timed(shipped, work), _timed(_naive(work, device), work)
             ours.append(one[0])
             naive.append(other[0])
             losses.append((one[1], other[1]))
+            for rival, build in rivals.items():
+                theirs[rival].append(_timed(build(work, EXPERTS, WIDTH, TOWER, DIM), work)[0])
         row = _row(name, ours, "naive", naive)
         row["loss"], row["baseline"]["loss"] = np.mean(losses, axis=0).round(4).tolist()
         rows.append(row)
         if name == "train.fp32":
             rows.append(_row("train.limit", ours, "matrix products alone", [_limit(size, device)]))
             rows.append(_row("train.river_fm", ours, "river FM", [_river(work)]))
+            rows += [_row(f"train.{r}", ours, train_rivals.NAMES[r], theirs[r]) for r in rivals]
     return rows
 
 

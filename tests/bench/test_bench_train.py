@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from model.train import Trainer
 from model.weighting import KINDS
 from streaming.__main__ import cli
-from streaming.bench import drift_overhead, metrics, tasks, train, weigh
+from streaming.bench import drift_overhead, metrics, tasks, train, train_rivals, weigh
 from streaming.bench.train_work import Work, layout, schema
 
 
@@ -38,12 +38,22 @@ def rows(*words: str) -> dict[str, dict]:
 
 def test_the_train_step_is_timed_beside_its_baselines_at_their_losses(small):
     found = rows("train")
-    names = ["train.fp32", "train.limit", "train.river_fm", "train.bf16", "train.b64"]
+    rivals = [f"train.{rival}" for rival in train_rivals.installed()]
+    names = ["train.fp32", "train.limit", "train.river_fm", *rivals, "train.bf16", "train.b64"]
     assert list(found) == names
     for row in found.values():
         assert row["value"] > 0 and row["baseline"]["value"] > 0 and row["unit"] == "examples/s"
     for name in ("train.fp32", "train.bf16", "train.b64"):
         assert 0 < found[name]["loss"] < 0.75 and 0 < found[name]["baseline"]["loss"] < 0.75
+
+
+@pytest.mark.parametrize("rival", list(train_rivals.NAMES))
+def test_another_librarys_step_learns_the_same_task(rival):
+    pytest.importorskip(rival)
+    work = Work(400, 64, 120)
+    step = train_rivals.installed()[rival](work, 4, 16, 8, 4)
+    losses = [step(number) for number in range(len(work.batches))]
+    assert 0 < sum(losses[-20:]) < 0.97 * sum(losses[:20])
 
 
 def test_both_sides_are_the_same_network():
