@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from multiprocessing import get_context
 
 import click
@@ -26,10 +28,10 @@ def train(runs: int, device: str, as_json: bool) -> None:
 
     for module in sorted(set(train_rivals.NAMES) - set(train_rivals.installed())):
         name = train_rivals.NAMES[module]
-        click.echo(
-            f"{name} is not installed: no row of it (pip install 'freshet[rivals]')", err=True
-        )
-    show(run(runs, device), as_json)
+        click.echo(f"{name} is not installed: pip install 'freshet[rivals]'", err=True)
+    with redirect_stdout(sys.stderr):  # DeepCTR-Torch looks for a newer one of itself, and says so
+        rows = run(runs, device)
+    show(rows, as_json)
 
 
 @click.command()

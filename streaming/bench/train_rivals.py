@@ -1,5 +1,5 @@
-"""The reference network as torch-rechub and DeepCTR-Torch ship it, each with its own trainer's step:
-Adam, and what that adds to the loss. Both are of the extra `rivals`."""
+"""The reference network as torch-rechub and DeepCTR-Torch ship it, each with the step of its own
+trainer: Adam, and what that adds to the loss. Both are of the extra `rivals`."""
 
 from __future__ import annotations
 
