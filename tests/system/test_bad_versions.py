@@ -153,8 +153,8 @@ def test_learners_gone_bad_are_found_within_ten_seconds_of_the_log(stream: Strea
             if size * min(one.newest() for one in every) > stream.produced - BEHIND:
                 stream.produce(MORE)
             time.sleep(0.2)
-        good = {one: one.newest() for one in every}
         (stream.folder / "go-bad").touch()
+        good = {one: one.newest() for one in every}  # and that of the step at hand, at most
         stream.produce(REST)
         nan.learner.until(lambda: nan.registry.held())
         assert set(nan.registry.held().values()) == {NOT_FINITE}
