@@ -8,7 +8,8 @@ epsilon   each place goes, with the chance `epsilon`, to any candidate that is l
 thompson  a draw of each task's last layer from what is not known of it, a normal distribution
           around its weights; the candidates are ranked by the draw (Agrawal, Goyal, ICML 2013, on
           features that a network learned: Riquelme, Tucker, Snoek, ICLR 2018). The propensity is
-          the share of `DRAWS` more draws by which the candidate is shown.
+          the share of draws, this one and `DRAWS` more, by which the candidate is shown in any
+          place: never 0, and too high by (1 - p) / (1 + `DRAWS`) in the mean.
 
 What is not known: the inverse of P = I + sum of c h h', over the impressions that this server has
 shown, with h a task's last hidden layer and c the variance p(1 - p) of a binary label, 1 of others.

@@ -14,7 +14,8 @@ Scores = dict[str, float | list[float]]
 
 class Shown(msgspec.Struct):
     """A candidate in its place; `id` names the impression, for feedback. `propensity` is how likely
-    it was to be shown in this place, where the application explores."""
+    it was to be shown, where the application explores: in this place by epsilon, in any by
+    Thompson's draws (streaming/explore.py)."""
 
     id: Id
     item: Id

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import ClientDisconnect, Request
 
 from features.events import Id, numbers_of
-from model.schema import Schema, nearest
+from model.schema import Field, Schema, nearest
 from streaming.serve.problems import Problem
 
 MAX_BODY_BYTES = 1 << 19
@@ -79,6 +79,14 @@ class Requests:
         self._rank = msgspec.json.Decoder(self.rank_type)
         self._feedback = msgspec.json.Decoder(FeedbackBody)
 
+    def like(self, asked: Any, user: int | str) -> dict[str, Any]:
+        """A request for another user with the candidates of `asked`, and nothing else of what its
+        caller said: its context is blank."""
+        last = msgspec.to_builtins(asked)
+        blank = {f.name: _blank(f) for f in self.others if f.name in last["context"]}
+        kept = {name: last[name] for name in ("candidates", "candidate_fields", "k")}
+        return {**kept, "user": user, "context": blank}
+
     def rank(self, body: bytes) -> Any:
         """The request of a ranking; each field of the schema is in it once."""
         asked = _decode(self._rank, body, self._names)
@@ -117,6 +125,13 @@ class Requests:
         if not math.isfinite(told.value):
             raise Problem(422, "invalid", f"{told.value} is not finite", "#/value")
         return told
+
+
+def _blank(field: Field) -> Any:
+    """A value that says nothing."""
+    if field.shape:
+        return [0.0] * field.numbers
+    return {"id": 0, "ids": []}.get(field.kind, 0.0)
 
 
 def _optional(name: str, types: dict[str, Any]) -> Any:

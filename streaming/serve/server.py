@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import torch
 from msgspec import UNSET
@@ -177,7 +176,7 @@ class Server:
             return None
         number = int(user) if user.isdecimal() else MAX_ID + 1
         name = number if number <= MAX_ID else user
-        return {**msgspec.to_builtins(self._asked), "user": name}
+        return self.requests.like(self._asked, name)
 
     def loaded(self, user: int | str | None = None) -> Loaded:
         """The version that is served, to this user, or a Problem."""

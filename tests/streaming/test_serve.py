@@ -273,6 +273,16 @@ def test_other_refusals_are_problems_too(shared: Shop) -> None:
     assert answers[405][0].headers["allow"] == "POST"
 
 
+def test_an_example_says_nothing_of_the_user_who_asked_last(shared: Shop) -> None:
+    asked = request()
+    assert shared.http.post("/v1/rank", json=asked).status_code == 200
+    example = shared.http.get("/v1/example?user=31").json()
+    assert example["user"] == 31 and example["candidates"] == asked["candidates"]
+    assert set(example["context"]) == set(asked["context"])
+    assert not any(example["context"].values()) and any(asked["context"].values())
+    assert shared.http.post("/v1/rank", json=example).status_code == 200
+
+
 def test_hostile_requests_are_refused_and_never_a_failure(
     shared: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
