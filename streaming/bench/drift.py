@@ -1,7 +1,8 @@
 """`freshet bench drift`: what rebalancing policies do about planted changes, against doing nothing.
 
 Streams of `drift_streams.py`, run as `drift_run.py` says. `none` has, in each world, the constant
-learning rate and weights that lost least on other seeds; the policies start from the same.
+learning rate and weights that lost least on other seeds; the policies start from the same. Where
+one segment changes, the detectors watch each segment too.
 `in hindsight` does nothing either, with those that lost least after the change.
 """
 
@@ -126,8 +127,9 @@ def _of_world(
         planted = stream(world, kind, seed)
         runner = old()
         if kind != "none":
-            start = None if kind == "feature" else old().start
-            runner = Runner(planted, planted.labels, setting, seed, start)
+            by_segment = kind == "one_segment"
+            start = None if by_segment or kind == "feature" else old().start
+            runner = Runner(planted, planted.labels, setting, seed, start, by_segment)
         reference = None
         if planted.fresh.any():
             reference = np.where(planted.fresh, new(kind == "label_rate"), old().none.loss)

@@ -74,14 +74,15 @@ class Runner:
 
     Until a detector has spoken all policies are one, so only a run of `none` is whole: the others
     begin with its state at the change, or are it. `start` is that of another runner with the same
-    labels up to the change.
+    labels up to the change, which watched the same: the whole, and each `segment` where so asked.
     """
 
     def __init__(
         self, stream: Stream, labels: Floats, setting: Setting, seed: int,
-        start: Start | None = None,
+        start: Start | None = None, by_segment: bool = False,
     ) -> None:  # fmt: skip
         self.stream, self.labels, self.setting, self.seed = stream, labels, setting, seed
+        self._drift = replace(DRIFT, segment=stream.world.segment_field) if by_segment else DRIFT
         self._known = ~np.isnan(labels)
         self._targets = np.where(self._known, labels, 0.0).astype(np.float32)
         self._at = stream.at // BATCH * BATCH
@@ -127,7 +128,7 @@ class Runner:
         return self._run(served, self._learn(learner, served, first, len(served)))
 
     def _learner(self, rebalance: Rebalancer.Config) -> Learner:
-        app = _application(self.stream.world.schema, self.setting, rebalance)
+        app = _application(self.stream.world.schema, self.setting, self._drift, rebalance)
         return Learner(app, {IMPRESSIONS: 1}, self.seed)
 
     def _learn(self, learner: Learner, served: Floats, start: int, stop: int) -> _Told:
@@ -150,7 +151,9 @@ class Runner:
         return Run(_losses(schema, self.labels, served, self.stream.labels), drifts, decisions)
 
 
-def _application(schema: Schema, setting: Setting, rebalance: Rebalancer.Config) -> Application:
+def _application(
+    schema: Schema, setting: Setting, drift: DriftMonitor.Config, rebalance: Rebalancer.Config
+) -> Application:
     weights = [setting.weight if k == DRIFTED else 1.0 for k in range(len(schema.tasks))]
     tasks = [replace(t, weight=w) for t, w in zip(schema.tasks, weights, strict=True)]
     dense, rows = DenseOptimiser(), RowOptimiser()
@@ -163,7 +166,7 @@ def _application(schema: Schema, setting: Setting, rebalance: Rebalancer.Config)
     )
     return Application(
         name="planted", schema=replace(schema, tasks=tuple(tasks)), rows=_no_rows, trainer=trainer,
-        drift=DRIFT, rebalance=rebalance,
+        drift=drift, rebalance=rebalance,
     )  # fmt: skip
 
 

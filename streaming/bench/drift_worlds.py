@@ -42,6 +42,11 @@ class World:
     old: Floats
     new: Floats
 
+    @property
+    def segment_field(self) -> str:
+        """The id field that says of which segment an example is."""
+        return next(f.name for f in self.schema.of_kind("id") if f.name.startswith("segment"))
+
 
 def simulator(n: int, seed: int) -> World:
     """`features/simulate.py`: users and items, of which the tastes of all tasks turn."""
