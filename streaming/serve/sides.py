@@ -51,10 +51,11 @@ class Sides:
         are not of a version; the front side stays as it is.
         """
         back = self._idle()
+        had = back is not None and back.at is not None
         try:
             return self._brought(back, version)
         except (CorruptSnapshot, NoSuchVersion, ValueError):
-            if back is None or back.at is None:
+            if back is None or not had:
                 raise
             back.at = None  # by another way: from the full one
             return self._brought(back, version)

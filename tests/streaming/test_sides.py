@@ -15,7 +15,7 @@ from streaming.eventlog import MemoryLog
 from streaming.history import produce, topics
 from streaming.learn import Loop, learn
 from streaming.learner import Learner
-from streaming.manifest import CorruptSnapshot
+from streaming.manifest import Base, CorruptSnapshot
 from streaming.memory_registry import MemoryRegistry
 from streaming.registry import NoSuchVersion
 from streaming.serve.sides import Sides
@@ -46,6 +46,12 @@ def learned():
     assert learn(log, learner, loop, log.end_position())
     assert len(said) > 20
     return registry, inputs[0], said
+
+
+def only_a_delta(registry):
+    """The first version that can't be had without another."""
+    ledger = registry.ledger()
+    return next(version for version in sorted(ledger.manifests) if not ledger.whole(version))
 
 
 def test_most_versions_are_deltas_and_a_long_chain_ends_in_a_full_one(learned):
@@ -99,9 +105,10 @@ def test_a_delta_that_is_lost_leaves_the_old_version_and_a_full_one_heals(learne
 
 def test_a_delta_that_leads_elsewhere_is_found_by_its_content(learned):
     registry, inputs, said = learned
-    one, two = sorted(said)[1:3]
     manifests = registry._manifests
+    two = only_a_delta(registry)
     honest = manifests[two]
+    one = honest.base
     sides, user = Sides(registry), Holder()
     side, _ = sides.to(one)
     sides.use(side, user)
@@ -112,3 +119,23 @@ def test_a_delta_that_leads_elsewhere_is_found_by_its_content(learned):
     finally:
         manifests[two] = honest
     assert (side.scorer.predict(inputs) == said[one]).all()
+
+
+def test_a_delta_that_is_broken_gives_way_to_the_full_version_beside_it(learned):
+    registry, inputs, said = learned
+    manifests, broken = registry.ledger().manifests, only_a_delta(registry)
+    before = manifests[broken].base
+    sides, user = Sides(registry), Holder()
+    side, _ = sides.to(before)
+    sides.use(side, user)
+    compact(registry, broken)
+    have = Base(before, manifests[before].content)
+    assert registry.path(broken, have) == [manifests[broken]], "the delta is the shorter way"
+    data = registry._data[manifests[broken].sha256]
+    registry._data[manifests[broken].sha256] = b"x" * len(data)
+    try:
+        other, _ = sides.to(broken)
+    finally:
+        registry._data[manifests[broken].sha256] = data
+    assert (other.scorer.predict(inputs) == said[broken]).all()
+    assert (side.scorer.predict(inputs) == said[before]).all()
