@@ -13,7 +13,9 @@ thompson  a draw of each task's last layer from what is not known of it, a norma
 
 What is not known: the inverse of P = I + sum of c h h', over the impressions that this server has
 shown, with h a task's last hidden layer and c the variance p(1 - p) of a binary label, 1 of others.
-Labels move the weights, by learning; P needs none. Shapes: n candidates; task; w hidden numbers.
+Labels move the weights, by learning; P needs none. An h longer than `LONGEST` counts as that long,
+and one that is not finite is left out: P stays a matrix that can be factored, whatever was shown.
+Shapes: n candidates; task; w hidden numbers.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from model.score import Scorer
 
 KINDS = ("none", "epsilon", "thompson")
 DRAWS = 64
+LONGEST = 1_000.0
 _LEAST = 1e-6
 
 
@@ -108,5 +111,9 @@ class Thompson:
         assert self._known is not None
         p = predicted[:, self._starts].T  # [task, k]
         counts = np.where(self._binary[:, None], p * (1 - p), 1.0)[:, :, None]
+        fine = np.isfinite(hidden).all(2, keepdims=True) & np.isfinite(counts)
+        h = np.where(fine, hidden, 0.0).astype(np.float64)
+        length = np.linalg.norm(h, axis=2, keepdims=True)
+        h *= np.sqrt(np.where(fine, counts, 0.0)) * (LONGEST / np.maximum(length, LONGEST))
         self._known *= self._keep ** len(predicted)
-        self._known += (hidden * counts).transpose(0, 2, 1) @ hidden
+        self._known += h.transpose(0, 2, 1) @ h

@@ -54,6 +54,22 @@ def test_thompson_draws_less_far_where_more_was_shown() -> None:
     assert after[1] == pytest.approx(before.std(0)[1], rel=0.1)
 
 
+@pytest.mark.parametrize("bad", [1e6, 1e30, np.inf, np.nan])
+def test_thompson_goes_on_whatever_was_shown(bad: float) -> None:
+    scorer = Scorer(
+        *Trainer(SCHEMA, Windows(SCHEMA, APP.aggregates).layout, APP.trainer, seed=0).snapshot()
+    )
+    thompson = Thompson(SCHEMA, Explore("thompson"), seed=0)
+    draw = np.random.default_rng(0)
+    hidden = draw.random((3, 5, 8)).astype(np.float32)
+    predicted = np.full((5, 3), 0.3, np.float32)
+    thompson.drawn(scorer, predicted, hidden, 1)
+    for _ in range(20):
+        thompson.shown(predicted, hidden * draw.random((3, 5, 8), np.float32) * np.float32(bad))
+    thompson.shown(predicted * np.float32(np.nan), hidden)
+    assert np.isfinite(thompson.drawn(scorer, predicted, hidden, 100)).all()
+
+
 def publish_learned(shop: Shop) -> None:
     """A version that has learned that what is dear is clicked."""
     layout, draw = Windows(SCHEMA, APP.aggregates).layout, np.random.default_rng(0)
