@@ -96,7 +96,7 @@ def _add(  # type: ignore[no-untyped-def]
             keys[at], places[at], size[0] = users[i], place, n + 1
         place = places[at]
         for k in range(tasks.shape[0]):
-            if mask[i, tasks[k]]:
+            if mask[i, tasks[k]] and np.isfinite(predictions[i, columns[k]]):
                 to = seen[k, place] % last
                 kept_predictions[k, place, to] = predictions[i, columns[k]]
                 kept_positives[k, place, to] = labels[i, tasks[k]] > 0.5

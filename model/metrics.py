@@ -56,7 +56,8 @@ class Metrics:
     ) -> None:
         """predictions float32 [n, outputs], labels float32 and mask bool [n, task].
 
-        A class out of range is left out. `users` int64 [n] are keys, for `grouped_auc`.
+        A class out of range is left out, and a prediction that is not finite. `users` int64 [n] are
+        keys, for `grouped_auc`.
         """
         if users is not None:
             self.grouped.update(users, predictions, labels, mask)
@@ -210,6 +211,11 @@ def _update(  # type: ignore[no-untyped-def]
             if not mask[i, k]:
                 continue
             p, y = np.float64(predictions[i, start]), np.float64(labels[i, k])
+            whole = 0.0
+            for c in range(widths[k]):
+                whole += np.float64(predictions[i, start + c])
+            if not math.isfinite(whole):
+                continue
             if kinds[k] == 1 and not 0 <= y < widths[k]:
                 continue
             counts[k] += 1

@@ -188,6 +188,21 @@ def test_merging_two_halves_is_the_whole() -> None:
             assert value == expected, (task, name)
 
 
+@pytest.mark.parametrize("column", range(5))
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_are_left_out(column: int, bad: float) -> None:
+    data = predictions, labels, mask = stream(1_000, 11)
+    users = table_keys(1, np.arange(1_000) % 37)
+    found, without = with_users(users, data), mask.copy()
+    without[:, [0, 1, 1, 1, 2][column]] = False
+    broken = predictions.copy()
+    broken[:, column] = bad
+    found.update(broken, labels, mask, users)
+    expected = with_users(users, data)
+    expected.update(predictions, labels, without, users)
+    assert found.figures() == expected.figures()
+
+
 def test_a_loaded_state_goes_on_exactly() -> None:
     data = stream(1_000, 6)
     users = table_keys(1, np.arange(1_000) % 37)
