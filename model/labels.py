@@ -48,12 +48,14 @@ class LabelPrior:
 
     def standard(self, labels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels [n, task] with regressions in standard units, and their mask without regressions
-        never seen: a first batch only sets the scale."""
+        never seen: a first batch only sets the scale. One that is not finite stays in it, as NaN,
+        so that its step is refused."""
         if not self._regressions.size:
             return labels, mask
+        known = (self.seen.count[self._columns] > 0) | ~np.isfinite(labels[:, self._regressions])
         labels, mask, at = labels.copy(), mask.copy(), self._columns
         _scale(labels, self._regressions, self.seen.mean[at], self.seen.scale[at], self.seen.clip)
-        mask[:, self._regressions] &= self.seen.count[at] > 0
+        mask[:, self._regressions] &= known
         return labels, mask
 
     def values(self, linked: np.ndarray) -> np.ndarray:

@@ -148,6 +148,19 @@ def test_a_step_that_is_not_finite_changes_nothing(small: SimpleNamespace, what:
     )
 
 
+@pytest.mark.parametrize("label", [np.inf, -np.inf, np.nan])
+def test_a_first_batch_with_a_label_that_is_not_finite_changes_nothing(
+    small: SimpleNamespace, label: float
+) -> None:
+    model, data = small.trainer(), small.batch(0)
+    data.mask[5, 2], data.labels[5, 2] = True, label
+    before = model.state_hash()
+    assert not model.step(data).finite
+    assert model.state_hash() == before
+    data.mask[5, 2] = False
+    assert model.step(data).finite
+
+
 def test_a_short_batch_is_as_a_padded_one(small: SimpleNamespace) -> None:
     model, data = run(small, small.trainer(), range(3)), small.batch(3, 10)
     report = model.step(data)
