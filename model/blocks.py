@@ -48,6 +48,8 @@ class BatchNorm(nn.Module):
 
     def absorb(self, n: int) -> None:
         """Takes in the first n examples of what it read last; the others are padding."""
+        if n == 0:
+            return
         x = self._last[:, :n]
         here, delta = x.mean(1, keepdim=True), x.mean(1, keepdim=True) - self.mean
         past = self.count.clamp(max=self.memory)

@@ -32,6 +32,14 @@ def test_batch_norm_is_torchs_with_the_statistics_of_the_past() -> None:
         assert torch.allclose(norm(new)[k], oracle(new[k]), atol=1e-5)
 
 
+def test_batch_norm_takes_nothing_from_an_empty_batch() -> None:
+    norm = BatchNorm(1, 2)
+    norm(torch.tensor([0.0, 1.0]).expand(1, 30, 2))
+    for n in (0, 30, 0):
+        norm.absorb(n)
+    assert norm.mean.flatten().tolist() == [0, 1] and norm.count.item() == 30
+
+
 def test_what_never_moved_before_is_told_as_far_and_no_further() -> None:
     norm = BatchNorm(1, 2)
     norm(torch.tensor([0.0, 1.0]).expand(1, 30, 2))
