@@ -184,6 +184,9 @@ class Versions:
             self.canary, self._unfit_canary = None, version
             try:
                 self.canary = Canary(self._canary_loaded(trial.manifest), trial.share)
+            except RegistryUnavailable:  # it may yet be fit
+                self._unfit_canary = None
+                raise
             except (CorruptSnapshot, NoSuchVersion) as error:
                 self._refuse("corrupt", error)
             except ValueError as error:

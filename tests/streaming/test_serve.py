@@ -20,7 +20,9 @@ from model.train import Trainer
 from streaming.application import Field, Schema
 from streaming.eventlog import MemoryLog, partition_of
 from streaming.history import topics
+from streaming.manifest import Manifest
 from streaming.memory_registry import MemoryRegistry
+from streaming.registry import RegistryUnavailable
 from streaming.serve import versions
 from streaming.serve.candidates import candidate_events, field_values
 from streaming.serve.ingest import Ingest
@@ -444,6 +446,22 @@ def test_a_share_of_users_is_served_the_canary_until_it_is_all_or_taken_back(sho
     shop.registry.hold(4, "worse than version 2")
     shop.until(lambda: canary() is None)
     assert set(served().values()) == {"2"}
+
+
+def test_a_canary_that_could_not_be_had_at_once_is_served_later(shop: Shop) -> None:
+    shop.serving(1)
+    fetch, fails = shop.registry.fetch, [RegistryUnavailable("away")]
+
+    def failing(manifest: Manifest) -> bytes:
+        if fails:
+            raise fails.pop()
+        return fetch(manifest)
+
+    shop.registry.fetch = failing  # type: ignore[method-assign]
+    shop.publish(2, live=False)
+    assert shop.registry.give(2, 0.5, 1)
+    shop.until(lambda: shop.http.get("/v1/status").json()["canary"])
+    assert not fails
 
 
 def test_too_many_rankings_are_refused_while_the_rest_answers(
