@@ -175,8 +175,8 @@ class Versions:
         be loaded is nothing that the others depend on."""
         trial, canary, current = self._registry.trial(), self.canary, self.current
         version = None if trial is None else trial.manifest.version
-        if trial is None or (current is not None and current.manifest.version == version):
-            self.canary = None  # taken back, or served to all
+        if trial is None or (current and trial.manifest.order <= current.manifest.order):
+            self.canary = None  # taken back, or served to all, or what all have is later
             return
         if canary is not None and canary.version == version:
             self.canary = Canary(canary.loaded, trial.share)

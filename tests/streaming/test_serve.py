@@ -448,6 +448,17 @@ def test_a_share_of_users_is_served_the_canary_until_it_is_all_or_taken_back(sho
     assert set(served().values()) == {"2"}
 
 
+def test_a_canary_that_was_left_behind_does_not_come_back_to_its_users(shop: Shop) -> None:
+    shop.serving(1)
+    shop.publish(2, live=False)
+    assert shop.registry.give(2, 1.0, 1)
+    shop.until(lambda: shop.server.versions.canary)
+    shop.serving(3)
+    shop.until(lambda: shop.server.versions.canary is None)
+    trial = shop.registry.trial()
+    assert trial is not None and trial.manifest.version == 2
+
+
 def test_a_canary_that_could_not_be_had_at_once_is_served_later(shop: Shop) -> None:
     shop.serving(1)
     fetch, fails = shop.registry.fetch, [RegistryUnavailable("away")]
