@@ -16,7 +16,14 @@ import numpy as np
 from features.codec import Codec
 from features.columns import Events
 from features.events import FEEDBACK_RANK, IMPRESSION
-from features.windows_kernels import BUCKETS, FIXED_POINT, aggregate, overall, remember
+from features.windows_kernels import (
+    BUCKETS,
+    FIXED_POINT,
+    LARGEST_WEIGHT,
+    aggregate,
+    overall,
+    remember,
+)
 from model.batch import Bag, Inputs, Layout
 from model.idmap import IdMap, table_keys, table_salt
 from model.keyed import Rows
@@ -63,7 +70,7 @@ class Aggregates:
     """The windowed features of an application.
 
     `history` is the number of the user's last items kept, each weighted by its value of the signal
-    `history_signal` less that signal's overall rate.
+    `history_signal` less that signal's overall rate, over their number, within `LARGEST_WEIGHT`.
     """
 
     signals: tuple[Signal, ...] = ()
@@ -189,6 +196,7 @@ class Windows:
             )  # fmt: skip
             self.history.map.size = int(self.history.next[0])
             self._logged_history(events, shown, items, weights)
+            weights[:, start:].clip(-LARGEST_WEIGHT, LARGEST_WEIGHT, out=weights[:, start:])
             keys[:, start:] = _keys_of(self.layout.bags[-1].table, items)
         logged = events.floats[shown, raw] == 1.0
         if logged.any():

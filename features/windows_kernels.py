@@ -21,6 +21,9 @@ SMOOTHING = 10.0
 NEVER_SECONDS = 15.0
 """log(seconds) since an entity that was never shown was last shown: 38 days."""
 
+LARGEST_WEIGHT = 8.0
+"""How far from 0 an item of the history may weigh, so that no one value rules a model."""
+
 
 @kernel
 def overall(rank, e, id, kind, fixed, learn, signal_kind, signal_per, counts, sums, prior):

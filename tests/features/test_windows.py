@@ -179,6 +179,22 @@ def test_a_loaded_state_goes_on_exactly():
     assert tree_hash(windows.state()) == tree_hash(other.state())
 
 
+def test_no_value_makes_a_weight_of_the_history_large():
+    windows = Windows(SCHEMA, AGGREGATES)
+    event = {"e": 0, "id": 0, "kind": "stars", "value": 3.0, "u": 1, "i": 2, "tags": []}
+    stars = [{**event, "e": t, "id": t, "u": t % 2, "i": t} for t in range(6)]
+    stars[5]["value"] = 1e8
+    windows.update(columns(windows, stars))
+    shown = [{**event, "kind": None, "price": 0.0, "e": 9, "id": 9 + u, "u": u} for u in range(2)]
+    events = columns(windows, shown)
+    assert windows.read(events).weights[:, 4:].tolist() == [[-8, -8, -8], [8, -8, -8]]
+    codec = windows.codec
+    events.floats[0, 1] = 1
+    events.floats[0, 2 + codec.features :] = [1e8, -1e8, 0.5]
+    for inputs in (windows.read(events), windows.update(events)):
+        assert inputs.weights[:, 4:].tolist() == [[8, -8, 0.5], [8, -8, -8]]
+
+
 def test_logged_features_are_taken_as_they_are():
     windows = Windows(SCHEMA, AGGREGATES)
     event = {"e": 5, "id": 1, "kind": None, "value": 0, "u": 1, "i": 2, "tags": [], "price": 3.0}
